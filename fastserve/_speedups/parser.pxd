@@ -1,0 +1,102 @@
+# Requests as bytes: heads and chunked bodies (RFC 9112 sections 2-7).
+#
+# A parser never allocates, never reads past `data + size`, and keeps what it needs
+# to resume in the struct it is handed, so one NativeParser serves every connection
+# of a worker. It returns
+#   > 0  bytes consumed
+#     0  more bytes are needed; call again with the same start and more behind it
+#   < 0  minus the status code to answer (400, 413, 414, 431, 501, 505)
+#
+# A line is judged when its LF has arrived or when it outgrows its limit, never
+# before: so every split of the same bytes has the same verdict.
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+cpdef enum Method:
+    METHOD_OTHER = 0        # any other token; compare its bytes
+    METHOD_GET = 1
+    METHOD_HEAD = 2
+    METHOD_POST = 3
+    METHOD_PUT = 4
+    METHOD_DELETE = 5
+    METHOD_PATCH = 6
+    METHOD_OPTIONS = 7
+    METHOD_TRACE = 8
+    METHOD_CONNECT = 9
+
+cdef struct Limits:
+    uint32_t max_head_bytes         # whole head, request line and blank line included -> 431
+    uint32_t max_field_bytes        # one field line, CRLF included -> 431
+    uint32_t max_headers            # field lines -> 431
+    uint32_t max_target_bytes       # the request target -> 414
+    uint32_t max_chunk_extension_bytes   # of all chunks of one body together -> 400
+    uint32_t max_trailer_bytes      # whole trailer section -> 431
+    uint32_t max_trailers           # trailer field lines -> 431
+
+cdef struct Head:
+    # Offsets from the `data` given to parse_head; valid once it returned > 0.
+    uint32_t method_start
+    uint32_t method_size
+    uint32_t target_start           # the target as sent
+    uint32_t target_size
+    uint32_t path_start             # of an absolute-form target: behind the authority
+    uint32_t path_size              # 0 for "http://host" without a path: means "/"
+    uint32_t query_start
+    uint32_t query_size             # without the "?"
+    uint32_t fields_start           # first field line; the fields end 2 bytes before the head
+    int64_t content_length          # -1: no Content-Length
+    uint8_t method                  # Method
+    uint8_t minor_version           # 0 or 1
+    bint path_escaped               # the path holds a "%"
+    bint chunked                    # Transfer-Encoding: chunked
+    bint keep_alive                 # by version and Connection, RFC 9112 section 9.3
+    bint expect_continue            # Expect: 100-continue, in HTTP/1.1
+    bint upgrade                    # Upgrade is present and Connection lists it
+    bint has_query                  # there was a "?"
+    # To resume. All zero before the first byte of a head.
+    uint8_t phase
+    uint8_t seen                    # bit set of the fields that may come once
+    uint16_t header_count
+    uint32_t line_start             # the first line not judged yet
+    uint32_t scanned                # no LF between line_start and here
+
+cdef struct Chunks:
+    # The state of one chunked body. All zero before its first byte.
+    uint64_t left                   # bytes of chunk data still to come
+    uint32_t extension_bytes
+    uint32_t trailer_bytes
+    uint16_t trailer_count
+    uint8_t phase
+    uint8_t digits
+    uint16_t line_bytes
+    bint done                       # the last CRLF has been consumed
+
+cdef struct Field:
+    # One field of a head that parse_head accepted; the value is trimmed.
+    const char* name
+    uint32_t name_size
+    const char* value
+    uint32_t value_size
+
+# Step over one field line of an accepted head; false at the blank line.
+cdef bint next_field(const char** cursor, const char* end, Field* field) noexcept nogil
+
+cdef class Parser:
+    # The interface of both backends.
+    cdef Limits limits
+
+    # The parser for a new connection: self where it holds no state.
+    cdef Parser for_connection(self)
+
+    # One whole head at the start of `data`; fills `head`.
+    cdef Py_ssize_t parse_head(self, const char* data, Py_ssize_t size, Head* head) noexcept
+
+    # Some of a chunked body. Consumes at most one run of chunk data per call: `body`
+    # and `body_size` say where it is inside `data` (size 0: framing only). Returns bytes
+    # consumed (0: needs more), or minus a status. Stops when chunks.done.
+    cdef Py_ssize_t parse_chunks(
+        self, const char* data, Py_ssize_t size, Chunks* chunks,
+        const char** body, Py_ssize_t* body_size) noexcept
+
+cdef class NativeParser(Parser):
+    pass

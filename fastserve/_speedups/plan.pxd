@@ -1,0 +1,29 @@
+# What the wire needs to know to call a handler, compiled once at registration.
+#
+# A plan never changes after start-up. `source[i]` says where argument i comes from:
+# FROM_REQUEST, or the index of a path parameter. The last len(kwnames) arguments are
+# passed by keyword.
+
+from cpython.object cimport PyObject
+
+cdef enum:
+    MAX_PARAMS = 16         # path parameters of one route
+    MAX_ARGUMENTS = 24      # arguments of one handler
+    FROM_REQUEST = -1
+
+cdef class Plan:
+    cdef readonly object handler            # called with the arguments
+    cdef readonly bint is_async             # calling it makes a coroutine
+    cdef readonly bint wants_request        # some argument is the request
+    cdef readonly tuple param_names         # of the path, in path order
+    cdef readonly object route              # fastserve.routing.Route, or None for the built-in answers
+    cdef readonly Py_ssize_t max_body_bytes # -1: the server's limit
+    cdef readonly Py_ssize_t max_stream_bytes   # -1: unlimited
+    cdef readonly bint cancel_on_disconnect
+    cdef tuple kwnames                      # None, or the names of the keyword arguments
+    cdef int argument_count
+    cdef signed char source[MAX_ARGUMENTS]
+
+    # Call the handler. `request` is None when not wants_request; `values` are the path
+    # parameters in path order, borrowed.
+    cdef object call(self, object request, PyObject** values)

@@ -1,0 +1,25 @@
+from collections.abc import Callable, Sequence
+from typing import Any
+
+class Plan:
+    handler: Callable[..., Any]
+    is_async: bool
+    wants_request: bool
+    param_names: tuple[str, ...]
+    route: Any
+    max_body_bytes: int
+    max_stream_bytes: int
+    cancel_on_disconnect: bool
+    def __init__(
+        self,
+        handler: Callable[..., Any],
+        sources: Sequence[int],
+        *,
+        kwnames: Sequence[str] = ...,
+        is_async: bool = ...,
+        param_names: Sequence[str] = ...,
+        route: Any = ...,
+        max_body_bytes: int | None = ...,
+        cancel_on_disconnect: bool = ...,
+    ) -> None: ...
+    def invoke(self, request: Any, values: tuple[Any, ...]) -> Any: ...

@@ -1,0 +1,65 @@
+from collections.abc import Awaitable, Callable
+from contextvars import Context
+from socket import socket
+from typing import Any
+
+from fastserve._speedups.messages import Request
+from fastserve._speedups.router import Router
+
+class Engine:
+    """All that the connections of one worker share: routes, limits, buffers, the clock.
+
+    loop:              the running (or to be run) event loop
+    router:            the compiled routes
+    on_error:          (request, exception) -> what to answer, or an awaitable of it; called when
+                       a handler raises. Whatever it raises itself is a plain 500.
+    app:               what request.app gives
+    http:              "native" or "httptools"
+    tasks:             "direct" or "asyncio"
+    """
+
+    draining: bool          # every response says "Connection: close"
+    connections: int        # open connections
+    requests_in_flight: int # begun and not yet answered
+    requests_total: int
+    def __init__(
+        self,
+        loop: Any,
+        router: Router,
+        *,
+        app: Any = ...,
+        on_error: Callable[[Request | None, BaseException], Any] | None = ...,
+        http: str = ...,
+        tasks: str = ...,
+        server_header: str | None = ...,
+        max_head_bytes: int = ...,
+        max_field_bytes: int = ...,
+        max_headers: int = ...,
+        max_target_bytes: int = ...,
+        max_body_bytes: int = ...,
+        max_chunk_extension_bytes: int = ...,
+        max_trailer_bytes: int = ...,
+        max_trailers: int = ...,
+        max_pipelined: int = ...,
+        lingering_close_s: float = ...,
+        lingering_close_bytes: int = ...,
+        scheme: str = ...,
+        clock: Callable[[], float] = ...,
+        wall_clock: Callable[[], float] = ...,
+    ) -> None: ...
+    def tick(self) -> None:
+        """Once a second: render the Date header, run due deadlines."""
+    def listen(self, listener: socket) -> None:
+        """Accept TCP connections of a listening, non-blocking socket onto the raw transport."""
+    def listen_on_loop(self, listener: socket) -> None:
+        """Accept connections of a listening socket onto the loop's own transport (unix sockets, TLS)."""
+    def stop_listening(self) -> None:
+        """Accept what is queued, then leave the listeners alone; they stay open."""
+    def drain(self) -> None:
+        """Close idle connections now and every other one behind its last response."""
+    def abort(self) -> None:
+        """Cancel the handlers still running and drop every connection."""
+    def protocol(self) -> Any:
+        """A new connection for a transport of the loop (the protocol factory)."""
+    def close(self) -> None:
+        """Give the poller and buffers back; the engine cannot be used again."""
