@@ -14,6 +14,9 @@ cdef class Connection(Protocol):
     cdef int want_body(self, Request request) except -1     # 100-continue, and reading goes on
     cdef int body_taken(self, Request request) except -1    # there is room for more
 
+cdef enum:
+    BODY_HIGH = 64 * 1024       # of a body nobody takes: reading pauses from here on
+
 cdef class Body:
     # A body that is still arriving: filled by the connection, emptied by the handler.
     cdef Connection connection
@@ -29,6 +32,10 @@ cdef class Body:
     cdef int finish(self) except -1
     cdef int fail(self, object error) except -1
     cdef int wake(self) except -1
+    cdef object wait(self)      # a future for the next change
+
+    cdef inline bint full(self):
+        return not self.collecting and self.size >= BODY_HIGH
 
 cdef class Request:
     cdef Connection connection
@@ -48,6 +55,8 @@ cdef class Request:
     cdef bytes content          # the whole body; None until known
     cdef bint streamed
     cdef object decoded_path, decoded_query, parsed_headers, parsed_cookies, own_state, peer
+
+    cdef int check_length(self, Py_ssize_t limit, Py_ssize_t size) except -1    # 413
 
 cdef class Response:
     cdef public int status

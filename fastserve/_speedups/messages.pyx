@@ -16,9 +16,6 @@ from fastserve._speedups.parser cimport METHOD_OTHER
 
 from fastserve.errors import HTTPError
 
-cdef enum:
-    BODY_HIGH = 64 * 1024       # of a body nobody takes: reading pauses above
-
 cdef object dumps = orjson.dumps
 cdef object loads = orjson.loads
 
@@ -91,9 +88,6 @@ cdef class Body:
             if not waiter.done():
                 waiter.set_result(None)
         return 0
-
-    cdef inline bint full(self):
-        return not self.collecting and self.size >= BODY_HIGH
 
     cdef object wait(self):
         # A future for the next change.
@@ -364,11 +358,7 @@ cdef class Response:
             self.media_type = checked_media_type(content_type)
         self.status = checked_status(status)
         if headers is not None:
-            self.take_headers(mutable_headers(headers))
-
-    cdef int take_headers(self, MutableHeaders headers) except -1:
-        self.own_headers = headers
-        return 0
+            self.own_headers = mutable_headers(headers)
 
     @property
     def headers(self):

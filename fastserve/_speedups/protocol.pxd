@@ -68,6 +68,7 @@ cdef class HttpProtocol(Connection):
     cdef int work(self, const char* data, Py_ssize_t size) except -1
     cdef Py_ssize_t advance(self, const char* data, Py_ssize_t size) except -1
     cdef Py_ssize_t take_body(self, const char* data, Py_ssize_t size) except -1
+    cdef bint may_overlap(self)
     cdef Py_ssize_t dispatch(self, const char* data, Py_ssize_t size) except -1
     cdef int run(self, Plan plan, Params* params, const char* data, Call* call,
                  bytes content, bint arriving) except -1

@@ -215,7 +215,7 @@ cdef class HttpProtocol(Connection):
             return size
         return at
 
-    cdef inline bint may_overlap(self):
+    cdef bint may_overlap(self):
         # RFC 9112 section 9.3.2: only safe requests may be worked on side by side.
         return (self.last.call.safe and is_safe(&self.head)
                 and self.outstanding < self.engine.max_pipelined)

@@ -56,6 +56,7 @@ cdef extern from *:
     #ifndef MSG_NOSIGNAL
     #define MSG_NOSIGNAL 0
     #endif
+    #define try_again(code) ((code) == EAGAIN || (code) == EWOULDBLOCK || (code) == EINTR)
     static ssize_t fs_send_pair(int fd, const char *a, size_t n, const char *b, size_t m)
     {
         struct iovec parts[2] = {{(void *)a, n}, {(void *)b, m}};
@@ -76,9 +77,7 @@ cdef extern from *:
     enum: EPOLL_CLOEXEC
     enum: MSG_NOSIGNAL
     enum: SHUT_WR
-    enum: EAGAIN
-    enum: EWOULDBLOCK
-    enum: EINTR
+    bint try_again(int code)
     enum: ECONNRESET
     int c_errno "errno"
     union epoll_data:
@@ -392,7 +391,7 @@ cdef class SocketTransport(Channel):
                 if not self.protocol.eof_received():
                     self.close()
                 return 0
-            if c_errno in (EAGAIN, EWOULDBLOCK, EINTR):
+            if try_again(c_errno):
                 return 0
             self.fail(c_errno)
         elif events & (EPOLLERR | EPOLLHUP):
@@ -410,7 +409,7 @@ cdef class SocketTransport(Channel):
         if count == size:
             return 0
         if count < 0:
-            if c_errno not in (EAGAIN, EWOULDBLOCK, EINTR):
+            if not try_again(c_errno):
                 return self.fail(c_errno)
             count = 0
         return self.keep(PyBytes_FromStringAndSize(data + count, size - count), 0)
@@ -427,7 +426,7 @@ cdef class SocketTransport(Channel):
         if count == size + body_size:
             return 0
         if count < 0:
-            if c_errno not in (EAGAIN, EWOULDBLOCK, EINTR):
+            if not try_again(c_errno):
                 return self.fail(c_errno)
             count = 0
         if count < size:
@@ -459,7 +458,7 @@ cdef class SocketTransport(Channel):
             left = PyBytes_GET_SIZE(data) - self.backlog_offset
             count = send(self.fd, PyBytes_AS_STRING(data) + self.backlog_offset, left, MSG_NOSIGNAL)
             if count < 0:
-                if c_errno in (EAGAIN, EWOULDBLOCK, EINTR):
+                if try_again(c_errno):
                     return 0
                 return self.fail(c_errno)
             self.backlog_size -= count
