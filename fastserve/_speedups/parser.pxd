@@ -24,6 +24,11 @@ cpdef enum Method:
     METHOD_TRACE = 8
     METHOD_CONNECT = 9
 
+cdef enum Phase:                # of Head.phase
+    FIRST_LINE = 0              # one empty line may still be skipped
+    REQUEST_LINE = 1
+    FIELDS = 2
+
 cdef struct Limits:
     uint32_t max_head_bytes         # whole head, request line and blank line included -> 431
     uint32_t max_field_bytes        # one field line, CRLF included -> 431

@@ -176,11 +176,6 @@ cdef enum:
     MAX_CHUNK_DIGITS = 16       # 64 bits
     MAX_PORT_DIGITS = 5
 
-cdef enum Phase:                # of Head.phase
-    FIRST_LINE = 0              # one empty line may still be skipped
-    REQUEST_LINE = 1
-    FIELDS = 2
-
 cdef enum ChunkPhase:           # of Chunks.phase
     CHUNK_LINE = 0
     CHUNK_DATA = 1
