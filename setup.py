@@ -60,7 +60,6 @@ setup(
             "auto_pickle": False,
             "embedsignature": False,
             "boundscheck": True,
-            "wraparound": False,
         },
         annotate=switch("ANNOTATE"),
         nthreads=os.cpu_count() or 1,

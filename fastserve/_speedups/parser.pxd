@@ -5,7 +5,7 @@
 # of a worker. It returns
 #   > 0  bytes consumed
 #     0  more bytes are needed; call again with the same start and more behind it
-#   < 0  minus the status code to answer (400, 413, 414, 431, 501, 505)
+#   < 0  minus the status code to answer (400, 414, 417, 431, 501, 505)
 #
 # A line is judged when its LF has arrived or when it outgrows its limit, never
 # before: so every split of the same bytes has the same verdict.
@@ -23,6 +23,11 @@ cpdef enum Method:
     METHOD_OPTIONS = 7
     METHOD_TRACE = 8
     METHOD_CONNECT = 9
+
+cdef enum Phase:                # of Head.phase
+    FIRST_LINE = 0              # one empty line may still be skipped
+    REQUEST_LINE = 1
+    FIELDS = 2
 
 cdef struct Limits:
     uint32_t max_head_bytes         # whole head, request line and blank line included -> 431
@@ -51,24 +56,23 @@ cdef struct Head:
     bint chunked                    # Transfer-Encoding: chunked
     bint keep_alive                 # by version and Connection, RFC 9112 section 9.3
     bint expect_continue            # Expect: 100-continue, in HTTP/1.1
-    bint upgrade                    # Upgrade is present and Connection lists it
+    bint upgrade                    # HTTP/1.1, no body, Upgrade present, Connection lists it
     bint has_query                  # there was a "?"
     # To resume. All zero before the first byte of a head.
     uint8_t phase
-    uint8_t seen                    # bit set of the fields that may come once
+    uint16_t seen                   # bit set of what the fields have said so far
     uint16_t header_count
     uint32_t line_start             # the first line not judged yet
     uint32_t scanned                # no LF between line_start and here
 
 cdef struct Chunks:
     # The state of one chunked body. All zero before its first byte.
-    uint64_t left                   # bytes of chunk data still to come
+    uint64_t left                   # bytes of chunk data still to come, at most 2^63 - 1
     uint32_t extension_bytes
     uint32_t trailer_bytes
+    uint32_t scanned                # of an unfinished framing line: no LF in these bytes
     uint16_t trailer_count
     uint8_t phase
-    uint8_t digits
-    uint16_t line_bytes
     bint done                       # the last CRLF has been consumed
 
 cdef struct Field:
@@ -80,6 +84,29 @@ cdef struct Field:
 
 # Step over one field line of an accepted head; false at the blank line.
 cdef bint next_field(const char** cursor, const char* end, Field* field) noexcept nogil
+
+# The rules, one line at a time; shared by both backends. `lf` is the LF that ends the line.
+# 0, or minus the status to answer.
+cdef int judge_request_line(
+    const Limits* limits, const char* data, const char* line, const char* lf,
+    Head* head) noexcept nogil
+cdef int judge_field(
+    Head* head, const char* name, Py_ssize_t name_size,
+    const char* value, Py_ssize_t value_size) noexcept nogil
+cdef int finish_head(Head* head) noexcept nogil
+
+# A line of `size` bytes that has its LF, or a begun one that has not: is it too long?
+cdef int judge_size_of_line(
+    const Limits* limits, const Head* head, Py_ssize_t size, bint blank) noexcept nogil
+cdef int judge_size_of_rest(
+    const Limits* limits, const Head* head, Py_ssize_t size) noexcept nogil
+
+# What NativeParser's methods do, without the object.
+cdef Py_ssize_t read_head(
+    const Limits* limits, const char* data, Py_ssize_t size, Head* head) noexcept nogil
+cdef Py_ssize_t read_chunks(
+    const Limits* limits, const char* data, Py_ssize_t size, Chunks* chunks,
+    const char** body, Py_ssize_t* body_size) noexcept nogil
 
 cdef class Parser:
     # The interface of both backends.

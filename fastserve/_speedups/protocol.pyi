@@ -1,5 +1,4 @@
-from collections.abc import Awaitable, Callable
-from contextvars import Context
+from collections.abc import Callable
 from socket import socket
 from typing import Any
 
@@ -43,7 +42,7 @@ class Engine:
         max_pipelined: int = ...,
         lingering_close_s: float = ...,
         lingering_close_bytes: int = ...,
-        scheme: str = ...,
+        use_epoll: bool = ...,
         clock: Callable[[], float] = ...,
         wall_clock: Callable[[], float] = ...,
     ) -> None: ...
@@ -51,7 +50,7 @@ class Engine:
         """Once a second: render the Date header, run due deadlines."""
     def listen(self, listener: socket) -> None:
         """Accept TCP connections of a listening, non-blocking socket onto the raw transport."""
-    def listen_on_loop(self, listener: socket) -> None:
+    def listen_on_loop(self, listener: socket, **options: Any) -> None:
         """Accept connections of a listening socket onto the loop's own transport (unix sockets, TLS)."""
     def stop_listening(self) -> None:
         """Accept what is queued, then leave the listeners alone; they stay open."""

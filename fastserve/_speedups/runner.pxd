@@ -5,18 +5,97 @@
 # from loop callbacks, and `owner.task_done(task)` is called exactly once when it ends.
 #
 # The runner knows nothing of HTTP.
+#
+# How the poller uses it, once per batch of requests:
+#
+#     runner.enter()
+#     try:
+#         for every request:
+#             sync handler:   call it; runner.after_sync()
+#             async handler:  runner.start(...); if suspended: runner.adopt(...)
+#     finally:
+#         runner.leave()
+#
+# task_done() is called in the runner's base context, with no task current: it may start the
+# next pipelined request, between an enter() and a leave() of its own.
+
+cdef enum Outcome:
+    RETURNED = 0            # the object is the result
+    SUSPENDED = 1           # the object is the task: adopt() it
+    RAISED = 2              # the object is the exception, its traceback starts in the handler
 
 cdef class TaskOwner:
     # Told once, from a loop callback and outside of any task, that its task ended.
     cdef int task_done(self, object task) except -1
 
+cdef class RequestTask:
+    cdef object __weakref__
+    cdef dict __dict__          # users hang things on tasks, as on asyncio's
+    cdef object loop
+    cdef object base            # the context that loop callbacks of this task are scheduled in
+    cdef object context         # the request's own
+    cdef object coroutine
+    cdef object name            # None until asked for or set
+    cdef object waiter          # what the coroutine awaits, or None
+    cdef object result_value
+    cdef object exception_value
+    cdef object traceback       # of exception_value when it was set: result() starts from it
+    cdef object cancel_message
+    cdef object cancelled_error # the CancelledError that ended the task, given out once
+    cdef list callbacks         # [(function, context)], None when there are none
+    cdef TaskOwner owner
+    cdef int state
+    cdef int cancel_requests
+    cdef bint must_cancel
+    cdef bint blocking          # asyncio's handshake of `yield from future`
+    cdef bint log_traceback
+    cdef bint log_destroyed
+    cdef bint touched           # differs from a new task: not to be used again
+
+    cdef int suspend(self, object yielded) except -1
+    cdef int wire(self, object yielded) except -1
+    cdef int step_soon(self, object error) except -1
+    cdef int resume(self, object error) except -1
+    cdef int finish(self, object result, object error) except -1
+    cdef int schedule_callbacks(self) except -1
+    cdef int end(self, object result, object error) except -1
+    cdef object make_cancelled_error(self)
+    cdef object ended(self, Outcome* outcome)
+
 cdef class Runner:
     cdef readonly object loop
+    cdef readonly str mode          # as asked for: "direct", "asyncio", "eager"
+    cdef readonly str mode_in_force # after the fall-backs; None until the first start()
+    cdef int way                    # mode_in_force as a number
+    cdef object base                # copy of the context the runner was made in; never dirtied
+    cdef object clean               # copy of base that enter() enters
+    cdef Py_ssize_t base_size
+    cdef RequestTask spare
 
     # Step `coroutine` in a context of its own, as the current task. Returns its result, or
     # raises its exception, with suspended[0] = 0; or returns its task with suspended[0] = 1:
-    # the caller then sets the owner by adopt(). Must not be called inside another task.
+    # the caller then sets the owner by adopt(). Must not be called inside another task: that
+    # is a RuntimeError and the coroutine is closed.
     cdef object start(self, object coroutine, bint* suspended)
 
-    # Who is told when a suspended task ends.
+    # The same, but an exception of the coroutine is returned and not raised: cheaper, and
+    # no frame of ours gets into its traceback.
+    cdef object begin(self, object coroutine, Outcome* outcome)
+
+    # Who is told when a suspended task ends. At most once for a task.
     cdef int adopt(self, object task, TaskOwner owner) except -1
+
+    # How a task of ours, in any mode, ended: its result (RETURNED) or its exception (RAISED).
+    cdef object ended(self, object task, Outcome* outcome)
+
+    # Around a batch. Between them the current context is a clean copy of the base context.
+    cdef int enter(self) except -1
+    cdef int leave(self) except -1
+    # After every sync handler of the batch: what it set in the context is gone.
+    cdef int after_sync(self) except -1
+
+    # Decide again whether to fall back to asyncio.Task; cheap enough for once a second.
+    cdef int refresh(self) except -1
+
+    cdef object begin_with_asyncio(self, object coroutine, Outcome* outcome)
+    cdef object begin_again(self, RequestTask task, object result, object error, Outcome* outcome)

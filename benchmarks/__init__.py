@@ -1,0 +1,1 @@
+"""Measure what a request costs the server: `python -m benchmarks --help`, benchmarks/README.md."""

@@ -1,0 +1,3 @@
+from fastserve._speedups.parser import Parser
+
+class HttptoolsParser(Parser): ...

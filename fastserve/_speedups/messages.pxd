@@ -1,0 +1,69 @@
+# What a handler receives and returns.
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t
+
+from fastserve._speedups.multidict cimport MutableHeaders
+from fastserve._speedups.plan cimport Plan
+from fastserve._speedups.transport cimport Channel, Protocol
+
+cdef class Connection(Protocol):
+    # What a request needs of the connection it came from.
+    cdef Channel channel
+    cdef object app
+    cdef object loop
+    cdef int want_body(self, Request request) except -1     # 100-continue, and reading goes on
+    cdef int body_taken(self, Request request) except -1    # there is room for more
+
+cdef enum:
+    BODY_HIGH = 64 * 1024       # of a body nobody takes: reading pauses from here on
+
+cdef class Body:
+    # A body that is still arriving: filled by the connection, emptied by the handler.
+    cdef Connection connection
+    cdef list chunks            # bytes, not taken yet
+    cdef Py_ssize_t size        # of `chunks` together
+    cdef Py_ssize_t received    # in all
+    cdef object waiter          # future of the one coroutine that waits, or None
+    cdef object error           # why there will be no more
+    cdef bint complete
+    cdef bint collecting        # body() wants all of it: no pause but the limit
+
+    cdef int feed(self, const char* data, Py_ssize_t size) except -1
+    cdef int finish(self) except -1
+    cdef int fail(self, object error) except -1
+    cdef int wake(self) except -1
+    cdef object wait(self)      # a future for the next change
+
+    cdef inline bint full(self):
+        return not self.collecting and self.size >= BODY_HIGH
+
+cdef class Request:
+    cdef Connection connection
+    cdef Plan plan
+    cdef tuple values           # of the path parameters, in path order
+    cdef bytes head             # the raw head; every offset below is into it
+    cdef uint32_t method_start, method_size
+    cdef uint32_t target_start, target_size
+    cdef uint32_t path_start, path_size
+    cdef uint32_t query_start, query_size
+    cdef uint32_t fields_start
+    cdef uint8_t method_id
+    cdef uint8_t minor_version
+    cdef int64_t content_length # -1: not known
+    cdef Py_ssize_t max_body_bytes, max_stream_bytes
+    cdef Body arriving          # None: no body, or all of it is in `content`
+    cdef bytes content          # the whole body; None until known
+    cdef bint streamed
+    cdef object decoded_path, decoded_query, parsed_headers, parsed_cookies, own_state, peer
+
+    cdef int check_length(self, Py_ssize_t limit, Py_ssize_t size) except -1    # 413
+
+cdef class Response:
+    cdef public int status
+    cdef public bytes body
+    cdef MutableHeaders own_headers     # None while there are none
+    cdef bytes media_type               # encoded and checked; None: no Content-Type
+
+# What a handler returned, as a Response. Raises TypeError or ValueError for what is none.
+cdef Response to_response(object value)
+cdef bytes dump_json(object value)

@@ -1,0 +1,511 @@
+# Requests and responses.
+#
+# A request is one copy of its raw head and offsets into it, valid for ever; everything
+# else is made when it is asked for. A response is a status, a body and checked headers.
+
+import types
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.unicode cimport PyUnicode_DecodeLatin1, PyUnicode_DecodeUTF8
+
+import orjson
+
+from fastserve._speedups.multidict cimport (
+    MutableHeaders, mutable_headers, query_params, request_headers, unquote)
+from fastserve._speedups.parser cimport METHOD_OTHER
+
+from fastserve.errors import HTTPError
+
+cdef object dumps = orjson.dumps
+cdef object loads = orjson.loads
+
+cdef tuple METHOD_NAMES = (
+    None, "GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT")
+
+cdef bytes TEXT = b"text/plain; charset=utf-8"
+cdef bytes HTML = b"text/html; charset=utf-8"
+cdef bytes JSON = b"application/json"
+cdef bytes OCTETS = b"application/octet-stream"
+
+
+cdef class Connection(Protocol):
+    cdef int want_body(self, Request request) except -1:
+        return 0
+
+    cdef int body_taken(self, Request request) except -1:
+        return 0
+
+
+class Address(tuple):
+    """Where a client is: (host, port); host is "" and port 0 for a unix socket."""
+
+    __slots__ = ()
+
+    def __new__(cls, host, port):
+        return super().__new__(cls, (host, port))
+
+    @property
+    def host(self):
+        """The IP address as text."""
+        return self[0]
+
+    @property
+    def port(self):
+        """The TCP port."""
+        return self[1]
+
+    def __repr__(self):
+        return f"Address(host={self[0]!r}, port={self[1]!r})"
+
+
+class State(types.SimpleNamespace):
+    """A bag of attributes of the user's own."""
+
+
+cdef class Body:
+    cdef int feed(self, const char* data, Py_ssize_t size) except -1:
+        if self.error is None:
+            self.chunks.append(PyBytes_FromStringAndSize(data, size))
+            self.size += size
+            self.received += size
+            self.wake()
+        return 0
+
+    cdef int finish(self) except -1:
+        self.complete = True
+        return self.wake()
+
+    cdef int fail(self, object error) except -1:
+        if not self.complete and self.error is None:
+            self.error = error
+            self.wake()
+        return 0
+
+    cdef int wake(self) except -1:
+        waiter = self.waiter
+        if waiter is not None:
+            self.waiter = None
+            if not waiter.done():
+                waiter.set_result(None)
+        return 0
+
+    cdef object wait(self):
+        # A future for the next change.
+        if self.waiter is not None and not self.waiter.done():
+            raise RuntimeError("the body is being read by another task already")
+        self.waiter = self.connection.loop.create_future()
+        return self.waiter
+
+
+cdef class Request:
+    """One request. Whatever a handler does not touch is never made."""
+
+    def __init__(self):
+        raise TypeError("requests are made by the server; in tests use fastserve.testing.TestClient")
+
+    @property
+    def method(self):
+        """The method token, e.g. "GET"."""
+        if self.method_id != METHOD_OTHER:
+            return METHOD_NAMES[self.method_id]
+        return PyUnicode_DecodeLatin1(
+            PyBytes_AS_STRING(self.head) + self.method_start, self.method_size, NULL)
+
+    @property
+    def path(self):
+        """The path, percent-decoded once; "/" at least."""
+        if self.decoded_path is None:
+            self.decoded_path = unquote(
+                PyBytes_AS_STRING(self.head) + self.path_start, self.path_size, False) or "/"
+        return self.decoded_path
+
+    @property
+    def raw_path(self):
+        """The path as it was sent, as bytes, without the query."""
+        return self.head[self.path_start:self.path_start + self.path_size] or b"/"
+
+    @property
+    def target(self):
+        """The request target as it was sent, as bytes."""
+        return self.head[self.target_start:self.target_start + self.target_size]
+
+    @property
+    def query_string(self):
+        """The query as it was sent, as bytes, without the "?"."""
+        return self.head[self.query_start:self.query_start + self.query_size]
+
+    @property
+    def query(self):
+        """The decoded query: a multi-dict of str."""
+        if self.decoded_query is None:
+            self.decoded_query = query_params(self.query_string)
+        return self.decoded_query
+
+    @property
+    def url(self):
+        """The whole URL as text, from the scheme, Host and target."""
+        host = self.headers.get("host")
+        if self.target[:1] not in (b"/", b"*"):
+            return self.target.decode("latin-1")
+        if not host:
+            host = "localhost"
+        return f"{self.scheme}://{host}{self.target.decode('latin-1')}"
+
+    @property
+    def headers(self):
+        """The header fields: a multi-dict whose names have no case."""
+        if self.parsed_headers is None:
+            self.parsed_headers = request_headers(self.head, self.fields_start)
+        return self.parsed_headers
+
+    @property
+    def cookies(self):
+        """The cookies: a dict of str; of a repeated name the first counts (RFC 6265 section 5.4)."""
+        if self.parsed_cookies is None:
+            self.parsed_cookies = parse_cookies(self.headers.getlist("cookie"))
+        return self.parsed_cookies
+
+    @property
+    def http_version(self):
+        """"1.1" or "1.0"."""
+        return "1.1" if self.minor_version else "1.0"
+
+    @property
+    def client(self):
+        """The peer's address, with .host and .port; None once it is gone."""
+        if self.peer is None and self.connection.channel is not None:
+            found = self.connection.channel.peer()
+            if isinstance(found, tuple) and len(found) >= 2:
+                self.peer = Address(found[0], found[1])
+            elif found is not None:
+                self.peer = Address("", 0)
+        return self.peer
+
+    @property
+    def scheme(self):
+        """"http" or "https"."""
+        if self.connection.channel is not None and self.connection.channel.encrypted():
+            return "https"
+        return "http"
+
+    @property
+    def path_params(self):
+        """The converted path parameters by name."""
+        if self.plan is None or self.values is None:
+            return {}
+        return dict(zip(self.plan.param_names, self.values))
+
+    @property
+    def path_values(self):
+        """The converted path parameters, in path order."""
+        return self.values or ()
+
+    @property
+    def route(self):
+        """The route that matched, or None."""
+        return None if self.plan is None else self.plan.route
+
+    @property
+    def app(self):
+        """The application that answers."""
+        return self.connection.app
+
+    @property
+    def state(self):
+        """Attributes of the user's own, for this request."""
+        if self.own_state is None:
+            self.own_state = State()
+        return self.own_state
+
+    cdef int check_length(self, Py_ssize_t limit, Py_ssize_t size) except -1:
+        if 0 <= limit < size:
+            raise HTTPError(413, f"the body is larger than {limit} bytes")
+        return 0
+
+    async def body(self):
+        """The whole body as bytes.
+
+        Raises HTTPError(413) above the route's max_body_bytes, ClientDisconnect when the
+        client left before the end.
+        """
+        cdef Body arriving = self.arriving
+        if self.content is not None:
+            self.check_length(self.max_body_bytes, PyBytes_GET_SIZE(self.content))
+            return self.content
+        if self.streamed:
+            raise RuntimeError("the body was taken by stream()")
+        self.check_length(self.max_body_bytes, self.content_length)
+        arriving.collecting = True
+        self.connection.want_body(self)
+        while True:
+            self.check_length(self.max_body_bytes, arriving.received)
+            if arriving.complete:
+                break
+            if arriving.error is not None:
+                raise arriving.error
+            await arriving.wait()
+        if self.content is None:
+            self.content = b"".join(arriving.chunks)
+            arriving.chunks.clear()
+        return self.content
+
+    async def json(self):
+        """The body as JSON. Raises HTTPError(400) when it is none."""
+        cdef bytes content = self.content
+        if content is None:
+            content = await self.body()
+        else:
+            self.check_length(self.max_body_bytes, PyBytes_GET_SIZE(content))
+        try:
+            return loads(content)
+        except ValueError as error:
+            raise HTTPError(400, f"the body is not JSON: {error}") from None
+
+    async def stream(self):
+        """The body in pieces, as they arrive; reading waits for the handler.
+
+        Raises HTTPError(413) above the route's max_body_bytes, when it has one.
+        """
+        cdef Body arriving = self.arriving
+        cdef bytes chunk
+        if self.content is not None:
+            self.check_length(self.max_stream_bytes, PyBytes_GET_SIZE(self.content))
+            if self.content:
+                yield self.content
+            return
+        if self.streamed:
+            raise RuntimeError("the body was taken by stream() already")
+        self.streamed = True
+        self.check_length(self.max_stream_bytes, self.content_length)
+        self.connection.want_body(self)
+        while True:
+            self.check_length(self.max_stream_bytes, arriving.received)
+            if arriving.chunks:
+                chunk = arriving.chunks.pop(0) if len(arriving.chunks) == 1 else b"".join(arriving.chunks)
+                arriving.chunks.clear()
+                arriving.size = 0
+                self.connection.body_taken(self)
+                yield chunk
+            elif arriving.complete:
+                return
+            elif arriving.error is not None:
+                raise arriving.error
+            else:
+                await arriving.wait()
+
+    def __repr__(self):
+        return f"<Request {self.method} {self.target.decode('latin-1')!r}>"
+
+
+cdef dict parse_cookies(list values):
+    cdef dict cookies = {}
+    for line in values:
+        for pair in line.split(";"):
+            name, equals, value = pair.partition("=")
+            name = name.strip(" \t")
+            value = value.strip(" \t")
+            if equals and name and name not in cookies:
+                if len(value) >= 2 and value[0] == value[-1] == '"':
+                    value = value[1:-1]
+                cookies[name] = value
+    return cookies
+
+
+cdef bytes dump_json(object value):
+    return dumps(value)
+
+
+cdef bytes checked_media_type(object value):
+    # Through the same gate as any header value.
+    cdef MutableHeaders gate
+    if value is None:
+        return None
+    gate = mutable_headers(None)
+    gate.insert("content-type", value)
+    return gate.pairs[0][1]
+
+
+cdef class Response:
+    """A status, a body and headers.
+
+    body:          bytes, or str for text/plain in UTF-8
+    status:        200 to 599
+    headers:       a mapping, or (name, value) pairs; a content-type here wins
+    content_type:  of the body; the default follows from the body's type
+    Raises TypeError or ValueError for what cannot be sent.
+    """
+
+    def __cinit__(self):
+        self.status = 200
+
+    def __init__(self, body=b"", status=200, headers=None, *, content_type=None):
+        if type(body) is bytes:
+            self.body = <bytes>body
+            if content_type is None and self.body:
+                self.media_type = OCTETS
+        elif isinstance(body, str):
+            self.body = body.encode()
+            if content_type is None:
+                self.media_type = TEXT
+        elif isinstance(body, (bytes, bytearray, memoryview)):
+            self.body = bytes(body)
+            if content_type is None:
+                self.media_type = OCTETS
+        else:
+            raise TypeError(f"the body of a Response is bytes or str, not {type(body).__name__}; "
+                            "Response.json() takes other values")
+        if content_type is not None:
+            self.media_type = checked_media_type(content_type)
+        self.status = checked_status(status)
+        if headers is not None:
+            self.own_headers = mutable_headers(headers)
+
+    @property
+    def headers(self):
+        """The header fields, to read and to change; Content-Type among them only when set here."""
+        if self.own_headers is None:
+            self.own_headers = mutable_headers(None)
+        return self.own_headers
+
+    @property
+    def content_type(self):
+        """The value of Content-Type, or None."""
+        if self.own_headers is not None:
+            own = self.own_headers.get("content-type")
+            if own is not None:
+                return own
+        return None if self.media_type is None else self.media_type.decode("latin-1")
+
+    @content_type.setter
+    def content_type(self, value):
+        if self.own_headers is not None:
+            self.own_headers.pop("content-type")
+        self.media_type = checked_media_type(value)
+
+    @staticmethod
+    def text(content, status=200, headers=None):
+        """A text/plain response in UTF-8."""
+        return make_response(content.encode(), status, headers, TEXT)
+
+    @staticmethod
+    def html(content, status=200, headers=None):
+        """A text/html response in UTF-8."""
+        return make_response(content.encode(), status, headers, HTML)
+
+    @staticmethod
+    def json(content, status=200, headers=None):
+        """An application/json response of whatever orjson encodes."""
+        return make_response(dumps(content), status, headers, JSON)
+
+    @staticmethod
+    def redirect(location, status=307, headers=None):
+        """Send the client elsewhere; what is not ASCII is percent-encoded (RFC 9110 section 10.2.2)."""
+        from urllib.parse import quote
+
+        if not 300 <= status <= 399:
+            raise ValueError(f"the status of a redirect is from 300 to 399, not {status}")
+        response = make_response(b"", status, headers, None)
+        response.headers["location"] = quote(location, safe="!#$%&'()*+,/:;=?@[]~")
+        return response
+
+    def set_cookie(self, name, value="", *, max_age_s=None, expires=None, path="/", domain=None,
+                   secure=False, httponly=False, samesite="lax", partitioned=False):
+        """Add a Set-Cookie field (RFC 6265 section 4.1).
+
+        max_age_s:  seconds to live; None: until the browser closes
+        expires:    a datetime, or None
+        samesite:   "lax", "strict", "none" or None
+        """
+        self.headers.add("set-cookie", render_cookie(
+            name, value, max_age_s, expires, path, domain, secure, httponly, samesite, partitioned))
+
+    def delete_cookie(self, name, *, path="/", domain=None):
+        """Make the client forget a cookie."""
+        self.set_cookie(name, "", max_age_s=0, path=path, domain=domain, samesite=None)
+
+    def __repr__(self):
+        return f"<Response {self.status}, {len(self.body)} bytes>"
+
+
+cdef int checked_status(object status) except -1:
+    if not isinstance(status, int) or isinstance(status, bool):
+        raise TypeError(f"a status is an int, not {type(status).__name__}")
+    if not 200 <= status <= 599:
+        raise ValueError(f"a status is from 200 to 599, not {status}")
+    return status
+
+
+cdef Response make_response(bytes body, object status, object headers, bytes media_type):
+    cdef Response response = Response.__new__(Response)
+    response.body = body
+    response.status = checked_status(status)
+    response.media_type = media_type
+    if headers is not None:
+        response.own_headers = mutable_headers(headers)
+    return response
+
+
+cdef str COOKIE_NAME_EXCLUDED = ' \t()<>@,;:\\"/[]?={}'
+
+
+cdef str render_cookie(name, value, max_age_s, expires, path, domain, secure, httponly, samesite,
+                       partitioned):
+    if not name or not name.isascii() or any(c in COOKIE_NAME_EXCLUDED or c < " " for c in name):
+        raise ValueError(f"cookie name {name!r} is no token (RFC 6265 section 4.1.1)")
+    if any(c in ' ",;\\' or not "!" <= c <= "~" for c in value):
+        raise ValueError(f"cookie {name!r} has a value that needs encoding: {value!r}")
+    parts = [f"{name}={value}"]
+    if max_age_s is not None:
+        parts.append(f"Max-Age={int(max_age_s)}")
+    if expires is not None:
+        from email.utils import format_datetime
+        parts.append(f"Expires={format_datetime(expires, usegmt=True)}")
+    for attribute, given in (("Path", path), ("Domain", domain)):
+        if given is not None:
+            if ";" in given:
+                raise ValueError(f"the {attribute.lower()} of cookie {name!r} holds a ';'")
+            parts.append(f"{attribute}={given}")
+    if samesite is not None:
+        if samesite.lower() not in ("lax", "strict", "none"):
+            raise ValueError(f"samesite is 'lax', 'strict', 'none' or None, not {samesite!r}")
+        parts.append(f"SameSite={samesite.capitalize()}")
+    for flag, given in (("Secure", secure), ("HttpOnly", httponly), ("Partitioned", partitioned)):
+        if given:
+            parts.append(flag)
+    return "; ".join(parts)
+
+
+cdef Response to_response(object value):
+    if isinstance(value, Response):
+        return <Response>value
+    if isinstance(value, str):
+        return make_response((<str>value).encode() if type(value) is str else str(value).encode(),
+                             200, None, TEXT)
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return make_response(bytes(value), 200, None, OCTETS)
+    if value is None:
+        return make_response(b"", 204, None, None)
+    if type(value) is tuple:
+        return response_of_tuple(<tuple>value)
+    if isinstance(value, (types.GeneratorType, types.AsyncGeneratorType)):
+        raise TypeError("a handler returned a generator; return the whole body")
+    return make_response(dumps(value), 200, None, JSON)
+
+
+cdef Response response_of_tuple(tuple value):
+    # (body, status) or (body, status, headers).
+    cdef Response response
+    if len(value) not in (2, 3) or type(value[1]) is not int:
+        raise TypeError("a handler returned a tuple that is neither (body, status) nor "
+                        f"(body, status, headers): {value!r:.200}")
+    response = to_response(value[0])
+    response.status = checked_status(value[1])
+    if len(value) == 3 and value[2] is not None:
+        for name, given in mutable_headers(value[2]).items():
+            response.headers.add(name, given)
+    return response
+
+
+def as_response(value):
+    """What a handler returned, as a Response; for middleware and tests."""
+    return to_response(value)

@@ -1,0 +1,366 @@
+# Multi-dicts of requests and responses.
+#
+# A request's headers and query are looked at in the bytes they arrived in; nothing is
+# built for what a handler does not read. A response's headers are checked the moment
+# they are set, so no line break can leave (RFC 9110 section 5.5).
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.unicode cimport PyUnicode_DecodeLatin1, PyUnicode_DecodeUTF8
+from libc.string cimport memchr
+
+from fastserve._speedups.parser cimport Field, next_field
+
+
+cdef class MultiDict:
+    """Names with values, several per name; immutable. `[]` and get() give the first."""
+
+    def __init__(self, pairs=()):
+        self.pairs = [(str(name), str(value)) for name, value in pairs]
+
+    cdef list all_pairs(self):
+        return self.pairs
+
+    cdef str fold(self, object name):
+        return name
+
+    def __getitem__(self, name):
+        value = self.get(name)
+        if value is None:
+            raise KeyError(name)
+        return value
+
+    def get(self, name, default=None):
+        """The first value of `name`, or `default`."""
+        cdef str wanted = self.fold(name)
+        for key, value in self.all_pairs():
+            if key == wanted:
+                return value
+        return default
+
+    def getlist(self, name):
+        """Every value of `name`, in order; empty when there is none."""
+        cdef str wanted = self.fold(name)
+        return [value for key, value in self.all_pairs() if key == wanted]
+
+    def items(self):
+        """Every (name, value), repeated names included, in order."""
+        return list(self.all_pairs())
+
+    def keys(self):
+        """Every name once, in order of first appearance."""
+        return list(dict(self.all_pairs()))
+
+    def values(self):
+        """Every value, in order."""
+        return [value for _, value in self.all_pairs()]
+
+    def __contains__(self, name):
+        return isinstance(name, str) and self.get(name) is not None
+
+    def __iter__(self):
+        return iter(self.keys())
+
+    def __len__(self):
+        return len(self.keys())
+
+    def __eq__(self, other):
+        if not isinstance(other, MultiDict):
+            return NotImplemented
+        return self.all_pairs() == (<MultiDict>other).all_pairs()
+
+    __hash__ = None
+
+    def __repr__(self):
+        return f"{type(self).__name__}({self.all_pairs()!r})"
+
+
+cdef class QueryParams(MultiDict):
+    """The query of a target, decoded as application/x-www-form-urlencoded."""
+
+    cdef list all_pairs(self):
+        if self.pairs is None:
+            self.pairs = parse_query(self.raw)
+        return self.pairs
+
+
+cdef QueryParams query_params(bytes raw):
+    cdef QueryParams params = QueryParams.__new__(QueryParams)
+    params.raw = raw
+    return params
+
+
+cdef list parse_query(bytes raw):
+    # One pass; only "&" separates ("a;b" is one name), as in the WHATWG URL standard.
+    cdef const char* cursor = PyBytes_AS_STRING(raw)
+    cdef const char* end = cursor + PyBytes_GET_SIZE(raw)
+    cdef const char* stop
+    cdef const char* equals
+    cdef list pairs = []
+    while cursor < end:
+        stop = <const char*>memchr(cursor, b"&", end - cursor)
+        if stop == NULL:
+            stop = end
+        if stop > cursor:
+            equals = <const char*>memchr(cursor, b"=", stop - cursor)
+            if equals == NULL:
+                pairs.append((unquote(cursor, stop - cursor, True), ""))
+            else:
+                pairs.append((unquote(cursor, equals - cursor, True),
+                              unquote(equals + 1, stop - equals - 1, True)))
+        cursor = stop + 1
+    return pairs
+
+
+cdef inline int hex_value(char c) noexcept:
+    if c'0' <= c <= c'9':
+        return c - c'0'
+    if c'a' <= c <= c'f':
+        return c - c'a' + 10
+    if c'A' <= c <= c'F':
+        return c - c'A' + 10
+    return -1
+
+
+cdef str unquote(const char* data, Py_ssize_t size, bint plus):
+    # A broken escape stays as it is; bytes that are not UTF-8 become U+FFFD.
+    cdef Py_ssize_t i = 0, used = 0
+    cdef int high, low
+    cdef bytes decoded
+    cdef char* out
+    if memchr(data, b"%", size) == NULL and not (plus and memchr(data, b"+", size) != NULL):
+        return PyUnicode_DecodeUTF8(data, size, "replace")
+    decoded = PyBytes_FromStringAndSize(NULL, size)     # never longer than its source
+    out = PyBytes_AS_STRING(decoded)
+    while i < size:
+        if data[i] == c'%' and i + 2 < size:
+            high = hex_value(data[i + 1])
+            low = hex_value(data[i + 2])
+            if high >= 0 and low >= 0:
+                out[used] = <char>(high * 16 + low)
+                used += 1
+                i += 3
+                continue
+        out[used] = c' ' if plus and data[i] == c'+' else data[i]
+        used += 1
+        i += 1
+    return PyUnicode_DecodeUTF8(out, used, "replace")
+
+
+cdef class Headers(MultiDict):
+    """Header fields, names compared without case and listed in lower case."""
+
+    def __init__(self, pairs=()):
+        self.pairs = [(str(name).lower(), str(value)) for name, value in pairs]
+
+    cdef str fold(self, object name):
+        return name.lower()
+
+    cdef list all_pairs(self):
+        cdef const char* cursor
+        cdef const char* end
+        cdef Field field
+        if self.pairs is None:
+            pairs = []
+            cursor = PyBytes_AS_STRING(self.head) + self.start
+            end = PyBytes_AS_STRING(self.head) + PyBytes_GET_SIZE(self.head)
+            while next_field(&cursor, end, &field):
+                pairs.append((
+                    PyUnicode_DecodeLatin1(field.name, field.name_size, NULL).lower(),
+                    PyUnicode_DecodeLatin1(field.value, field.value_size, NULL)))
+            self.pairs = pairs
+        return self.pairs
+
+    def get(self, name, default=None):
+        """The first value of `name`, or `default`."""
+        cdef const char* cursor
+        cdef const char* end
+        cdef const char* wanted
+        cdef Field field
+        cdef bytes encoded
+        cdef Py_ssize_t size
+        if self.pairs is not None or not name.isascii():
+            return MultiDict.get(self, name, default)
+        encoded = name.encode("ascii")
+        wanted = PyBytes_AS_STRING(encoded)
+        size = PyBytes_GET_SIZE(encoded)
+        cursor = PyBytes_AS_STRING(self.head) + self.start
+        end = PyBytes_AS_STRING(self.head) + PyBytes_GET_SIZE(self.head)
+        while next_field(&cursor, end, &field):
+            if field.name_size == size and same_name(field.name, wanted, size):
+                return PyUnicode_DecodeLatin1(field.value, field.value_size, NULL)
+        return default
+
+
+cdef inline char lower(char c) noexcept nogil:
+    return c | 0x20 if c'A' <= c <= c'Z' else c
+
+
+cdef inline bint same_name(const char* left, const char* right, Py_ssize_t size) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(size):
+        if lower(left[i]) != lower(right[i]):
+            return False
+    return True
+
+
+cdef Headers request_headers(bytes head, Py_ssize_t start):
+    cdef Headers headers = Headers.__new__(Headers)
+    headers.head = head
+    headers.start = start
+    return headers
+
+
+cdef bytes TOKEN = (b"!#$%&'*+-.^_`|~0123456789"
+                    b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
+cdef bint IS_TOKEN[256]
+for _byte in range(256):
+    IS_TOKEN[_byte] = _byte in TOKEN
+
+
+cdef bytes checked_name(object name):
+    # RFC 9110 section 5.1: a token.
+    cdef bytes encoded
+    cdef unsigned char c
+    if not isinstance(name, str):
+        raise TypeError(f"a header name is a str, not {type(name).__name__}")
+    try:
+        encoded = (<str>name).encode("ascii")
+    except UnicodeEncodeError:
+        raise ValueError(f"header name {name!r} is not ASCII (RFC 9110 section 5.1)") from None
+    if not encoded:
+        raise ValueError("a header name is empty (RFC 9110 section 5.1)")
+    for c in encoded:
+        if not IS_TOKEN[c]:
+            raise ValueError(f"header name {name!r} holds {chr(c)!r} (RFC 9110 section 5.1)")
+    return encoded
+
+
+cdef bytes checked_value(object name, object value):
+    # RFC 9110 section 5.5: no CTL but HTAB; Latin-1, as every server sends it.
+    cdef bytes encoded
+    cdef unsigned char c
+    if not isinstance(value, str):
+        raise TypeError(f"the value of header {name!r} is a str, not {type(value).__name__}")
+    try:
+        encoded = (<str>value).encode("latin-1")
+    except UnicodeEncodeError:
+        raise ValueError(f"header {name!r} holds a character outside Latin-1: {value!r}") from None
+    for c in encoded:
+        if c < 0x20 and c != c'\t' or c == 0x7F:
+            kind = "a line break" if c in (10, 13) else "a control character"
+            raise ValueError(f"header {name!r} contains {kind}: {value!r} (RFC 9110 section 5.5)")
+    return encoded.strip(b" \t")
+
+
+cdef class MutableHeaders:
+    """The header fields of a response; checked when set.
+
+    Raises ValueError for a name that is no token or a value with a control character,
+    TypeError for what is no str (RFC 9110 sections 5.1 and 5.5).
+    """
+
+    def __cinit__(self):
+        self.pairs = []
+
+    def __init__(self, source=None):
+        self.update(source)
+
+    cdef int insert(self, object name, object value) except -1:
+        self.pairs.append((checked_name(name), checked_value(name, value)))
+        return 0
+
+    def update(self, source):
+        """Set every field of a mapping, or add every (name, value) of an iterable."""
+        if source is None:
+            return
+        if hasattr(source, "getlist") or not hasattr(source, "items"):
+            pairs = source.items() if hasattr(source, "items") else source
+            for name, value in pairs:
+                self.insert(name, value)
+        else:
+            for name, value in source.items():
+                self[name] = value
+
+    def add(self, name, value):
+        """Add a field beside those of the same name."""
+        self.insert(name, value)
+
+    def __setitem__(self, name, value):
+        cdef bytes encoded = checked_name(name), checked = checked_value(name, value)
+        if self.pairs:
+            self._drop(encoded)
+        self.pairs.append((encoded, checked))
+
+    def __delitem__(self, name):
+        if not self._drop(checked_name(name)):
+            raise KeyError(name)
+
+    def _drop(self, bytes name):
+        cdef bytes folded = name.lower()
+        kept = [pair for pair in self.pairs if pair[0].lower() != folded]
+        found = len(kept) != len(self.pairs)
+        self.pairs = kept
+        return found
+
+    def setdefault(self, name, value):
+        """The value of `name`, which is set to `value` when absent."""
+        found = self.get(name)
+        if found is None:
+            self[name] = found = value
+        return found
+
+    def pop(self, name, default=None):
+        """Remove `name`; its first value, or `default`."""
+        value = self.get(name)
+        if value is None:
+            return default
+        del self[name]
+        return value
+
+    def getlist(self, name):
+        """Every value of `name`, in order."""
+        folded = name.lower()
+        return [value for key, value in self.items() if key.lower() == folded]
+
+    def get(self, name, default=None):
+        """The first value of `name`, or `default`."""
+        for value in self.getlist(name):
+            return value
+        return default
+
+    def items(self):
+        """Every (name, value), in order."""
+        return [(name.decode("ascii"), value.decode("latin-1")) for name, value in self.pairs]
+
+    def keys(self):
+        """Every name, in lower case, once."""
+        return list(dict.fromkeys(name.lower() for name, _ in self.items()))
+
+    def __getitem__(self, name):
+        value = self.get(name)
+        if value is None:
+            raise KeyError(name)
+        return value
+
+    def __contains__(self, name):
+        return isinstance(name, str) and self.get(name) is not None
+
+    def __iter__(self):
+        return iter(self.keys())
+
+    def __len__(self):
+        return len(self.keys())
+
+    def __repr__(self):
+        return f"MutableHeaders({self.items()!r})"
+
+
+cdef MutableHeaders mutable_headers(object source):
+    cdef MutableHeaders headers = MutableHeaders.__new__(MutableHeaders)
+    if source is not None:
+        if type(source) is dict:
+            for name, value in (<dict>source).items():
+                headers.insert(name, value)
+        else:
+            headers.update(source)
+    return headers

@@ -1,0 +1,1078 @@
+# Requests as bytes: see parser.pxd for the contract.
+#
+# Strict on purpose (RFC 9112): CRLF only, one space between parts, no line folding, no
+# whitespace before a colon. A lenient server behind a strict proxy is how requests get
+# smuggled, so there are no switches.
+#
+# The first line that breaks a rule decides the status. A line's limits come before its
+# content; what concerns the meaning of the whole head comes last, in finish_head().
+#
+# Field lines are scanned once, hoping: a line that turns out bad, or unfinished, is looked
+# at again by refuse_field_line(), which alone tells the two apart.
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcmp, memcpy, memset
+
+cdef extern from *:
+    """
+    #include <stdint.h>
+    #include <string.h>
+    #if defined(__SSE2__) && !defined(FASTSERVE_NO_SIMD)
+    #include <emmintrin.h>
+    #define FS_SSE2 1
+    #endif
+
+    /* What a byte may be part of. The sets are those of RFC 9110 section 5.6.2 (token),
+       section 5.5 (field value) and RFC 3986 section 3.2.2 (reg-name, less the comma:
+       in a Host it means that somebody merged two). "#" is in no request target. */
+    enum { FS_TOKEN = 1, FS_TARGET = 2, FS_VALUE = 4, FS_HOST = 8, FS_HEX = 16, FS_DIGIT = 32 };
+
+    #define FS_G  (FS_TARGET | FS_VALUE)
+    #define FS_GT (FS_G | FS_TOKEN)
+    #define FS_GH (FS_G | FS_HOST)
+    #define FS_GTH (FS_GT | FS_HOST)
+    #define FS_X  (FS_GTH | FS_HEX)
+    static const uint8_t fs_class[256] = {
+        ['\\t'] = FS_VALUE, [' '] = FS_VALUE, ['!'] = FS_GTH, ['"'] = FS_G,
+        ['#'] = FS_TOKEN | FS_VALUE, ['$'] = FS_GTH, ['%'] = FS_GT, ['&'] = FS_GTH,
+        ['\\''] = FS_GTH, ['('] = FS_GH, [')'] = FS_GH, ['*'] = FS_GTH, ['+'] = FS_GTH,
+        [','] = FS_G, ['-'] = FS_GTH, ['.'] = FS_GTH, ['/'] = FS_G,
+        ['0' ... '9'] = FS_X | FS_DIGIT, [':'] = FS_G, [';'] = FS_GH, ['<'] = FS_G,
+        ['='] = FS_GH, ['>' ... '@'] = FS_G, ['A' ... 'F'] = FS_X, ['G' ... 'Z'] = FS_GTH,
+        ['[' ... ']'] = FS_G, ['^'] = FS_GT, ['_'] = FS_GTH, ['`'] = FS_GT,
+        ['a' ... 'f'] = FS_X, ['g' ... 'z'] = FS_GTH, ['{'] = FS_G, ['|'] = FS_GT,
+        ['}'] = FS_G, ['~'] = FS_GTH, [0x80 ... 0xff] = FS_VALUE,
+    };
+
+    static inline int fs_is(char byte, int set) {
+        return fs_class[(uint8_t)byte] & set;
+    }
+
+    /* The first byte in [p, end) that is not in the set, or end. */
+    static inline const char *fs_skip(const char *p, const char *end, int set) {
+        while (p < end && fs_is(*p, set)) p++;
+        return p;
+    }
+
+    /* Whether n bytes at p are the word, case-insensitively; n is a constant >= 4. The word
+       is lower-case letters, digits and "-". Setting bit 5 makes capitals small; the other
+       bytes it could turn into these are controls, which no caller's bytes hold. */
+    static inline int fs_same4(const char *p, const char *word) {
+        uint32_t a, b;
+        memcpy(&a, p, 4);
+        memcpy(&b, word, 4);
+        return (a | 0x20202020u) == b;
+    }
+    static inline int fs_same8(const char *p, const char *word) {
+        uint64_t a, b;
+        memcpy(&a, p, 8);
+        memcpy(&b, word, 8);
+        return (a | 0x2020202020202020u) == b;
+    }
+    static inline int fs_same(const char *p, const char *word, size_t n) {
+        size_t i;
+        if (n < 8) return fs_same4(p, word) && fs_same4(p + n - 4, word + n - 4);
+        for (i = 0; i + 8 <= n; i += 8)
+            if (!fs_same8(p + i, word + i)) return 0;
+        return fs_same8(p + n - 8, word + n - 8);
+    }
+
+    /* Three scans over many bytes. Each returns the first byte in [p, end) that stops it, or
+       end, and reads nothing outside [p, end).
+         fs_skip_value    stops at what no field value holds: all controls but HTAB, and DEL
+         fs_skip_target   stops at what no target holds, and at "%" and "?" for the caller
+         fs_find          stops at the given byte */
+    #ifdef FS_SSE2
+    static inline const char *fs_skip_value(const char *p, const char *end) {
+        for (; end - p >= 16; p += 16) {
+            __m128i x = _mm_loadu_si128((const __m128i *)p);
+            __m128i low = _mm_cmpeq_epi8(_mm_min_epu8(x, _mm_set1_epi8(0x1f)), x);
+            __m128i tab = _mm_cmpeq_epi8(x, _mm_set1_epi8(9));
+            __m128i del = _mm_cmpeq_epi8(x, _mm_set1_epi8(0x7f));
+            int hit = _mm_movemask_epi8(_mm_or_si128(_mm_andnot_si128(tab, low), del));
+            if (hit) return p + __builtin_ctz((unsigned)hit);
+        }
+        return fs_skip(p, end, FS_VALUE);
+    }
+    static inline const char *fs_skip_target(const char *p, const char *end) {
+        for (; end - p >= 16; p += 16) {
+            __m128i x = _mm_loadu_si128((const __m128i *)p);
+            /* signed: bytes from 0x80 are below 0x21 too */
+            __m128i stop = _mm_cmplt_epi8(x, _mm_set1_epi8(0x21));
+            stop = _mm_or_si128(stop, _mm_cmpeq_epi8(x, _mm_set1_epi8(0x7f)));
+            stop = _mm_or_si128(stop, _mm_cmpeq_epi8(x, _mm_set1_epi8('#')));
+            stop = _mm_or_si128(stop, _mm_cmpeq_epi8(x, _mm_set1_epi8('?')));
+            stop = _mm_or_si128(stop, _mm_cmpeq_epi8(x, _mm_set1_epi8('%')));
+            int hit = _mm_movemask_epi8(stop);
+            if (hit) return p + __builtin_ctz((unsigned)hit);
+        }
+        while (p < end && fs_is(*p, FS_TARGET) && *p != '?' && *p != '%') p++;
+        return p;
+    }
+    static inline const char *fs_find(const char *p, const char *end, char byte) {
+        for (; end - p >= 16; p += 16) {
+            __m128i x = _mm_loadu_si128((const __m128i *)p);
+            int hit = _mm_movemask_epi8(_mm_cmpeq_epi8(x, _mm_set1_epi8(byte)));
+            if (hit) return p + __builtin_ctz((unsigned)hit);
+        }
+        while (p < end && *p != byte) p++;
+        return p;
+    }
+    #else
+    /* Eight bytes at a time: bytes below n (n <= 0x80) and bytes equal to n leave a bit. */
+    #define FS_ONES 0x0101010101010101u
+    #define FS_BELOW(x, n) (((x) - FS_ONES * (n)) & ~(x) & (FS_ONES << 7))
+    #define FS_EQUAL(x, n) FS_BELOW((x) ^ (FS_ONES * (n)), 1)
+    static inline const char *fs_skip_value(const char *p, const char *end) {
+        while (end - p >= 8) {
+            uint64_t x;
+            const char *q;
+            memcpy(&x, p, 8);
+            if (FS_BELOW(x, 0x20) | FS_EQUAL(x, 0x7f)) {
+                q = fs_skip(p, p + 8, FS_VALUE); /* it may be a HTAB */
+                if (q < p + 8) return q;
+            }
+            p += 8;
+        }
+        return fs_skip(p, end, FS_VALUE);
+    }
+    static inline const char *fs_skip_target(const char *p, const char *end) {
+        while (p < end && fs_is(*p, FS_TARGET) && *p != '?' && *p != '%') p++;
+        return p;
+    }
+    static inline const char *fs_find(const char *p, const char *end, char byte) {
+        const char *hit = p < end ? memchr(p, byte, (size_t)(end - p)) : NULL;
+        return hit ? hit : end;
+    }
+    #endif
+    """
+    enum:
+        TOKEN "FS_TOKEN"
+        TARGET "FS_TARGET"
+        VALUE "FS_VALUE"
+        HOST "FS_HOST"
+        HEX "FS_HEX"
+        DIGIT "FS_DIGIT"
+    bint is_in "fs_is"(char byte, int set) noexcept nogil
+    const char* skip "fs_skip"(const char* p, const char* end, int set) noexcept nogil
+    const char* skip_value "fs_skip_value"(const char* p, const char* end) noexcept nogil
+    const char* skip_target "fs_skip_target"(const char* p, const char* end) noexcept nogil
+    const char* find "fs_find"(const char* p, const char* end, char byte) noexcept nogil
+    bint same "fs_same"(const char* p, const char* word, size_t n) noexcept nogil
+
+cdef enum:
+    SP = 0x20
+    HTAB = 0x09
+    CR = 0x0D
+    LF = 0x0A
+
+cdef enum:
+    # Around the target: a method of at most 32 bytes, two spaces, the version, CRLF.
+    REQUEST_LINE_EXTRA = 64
+    MAX_METHOD_BYTES = 32
+    VERSION_BYTES = 8           # "HTTP/1.1"
+    MAX_CHUNK_DIGITS = 16       # 64 bits
+    MAX_PORT_DIGITS = 5
+
+cdef enum ChunkPhase:           # of Chunks.phase
+    CHUNK_LINE = 0
+    CHUNK_DATA = 1
+    CHUNK_END = 2               # the CRLF behind the data
+    TRAILERS = 3
+
+cdef enum Seen:                 # of Head.seen
+    SEEN_HOST = 1
+    SEEN_CONTENT_LENGTH = 2
+    SEEN_TRANSFER_ENCODING = 4
+    SEEN_OTHER_CODING = 8       # Transfer-Encoding names a coding we do not speak
+    SEEN_OTHER_EXPECTATION = 16
+    SEEN_CONTENT_TYPE = 32
+    SEEN_AUTHORIZATION = 64
+    SEEN_UPGRADE = 128
+    CONNECTION_CLOSE = 256
+    CONNECTION_KEEP_ALIVE = 512
+    CONNECTION_UPGRADE = 1024
+    TARGET_HAS_AUTHORITY = 2048  # absolute-form
+
+
+# -- The request line ---------------------------------------------------------------------
+
+
+cdef inline uint8_t method_of(const char* name, Py_ssize_t size) noexcept nogil:
+    # Methods are case-sensitive, RFC 9110 section 9.1.
+    if size == 3:
+        if name[0] == c"G" and name[1] == c"E" and name[2] == c"T":
+            return METHOD_GET
+        if name[0] == c"P" and name[1] == c"U" and name[2] == c"T":
+            return METHOD_PUT
+    elif size == 4:
+        if name[0] == c"P" and name[1] == c"O" and name[2] == c"S" and name[3] == c"T":
+            return METHOD_POST
+        if name[0] == c"H" and name[1] == c"E" and name[2] == c"A" and name[3] == c"D":
+            return METHOD_HEAD
+    elif size == 5:
+        if memcmp(name, b"PATCH", 5) == 0:
+            return METHOD_PATCH
+        if memcmp(name, b"TRACE", 5) == 0:
+            return METHOD_TRACE
+    elif size == 6:
+        if memcmp(name, b"DELETE", 6) == 0:
+            return METHOD_DELETE
+    elif size == 7:
+        if memcmp(name, b"OPTIONS", 7) == 0:
+            return METHOD_OPTIONS
+        if memcmp(name, b"CONNECT", 7) == 0:
+            return METHOD_CONNECT
+    return METHOD_OTHER
+
+
+cdef bint is_ipv6(const char* p, const char* end) noexcept nogil:
+    # RFC 3986 section 3.2.2: eight groups of 1*4HEXDIG, one "::" for at least one of them,
+    # the last two perhaps as an IPv4 address. No zone, no IPvFuture: nobody sends them.
+    cdef int groups = 0, digits, octets, octet
+    cdef bint gap = False
+    cdef const char* group
+    if end - p >= 2 and p[0] == c":" and p[1] == c":":
+        gap = True
+        p += 2
+    while p < end:
+        group = p
+        p = skip(p, end, HEX)
+        digits = <int>(p - group) if p - group <= 4 else 5
+        if digits == 0 or digits > 4:
+            return False
+        if p < end and p[0] == c".":
+            p = group
+            for octets in range(4):
+                if octets:
+                    if p == end or p[0] != c".":
+                        return False
+                    p += 1
+                group = p
+                octet = 0
+                while p < end and p - group < 3 and is_in(p[0], DIGIT):
+                    octet = octet * 10 + (p[0] - c"0")
+                    p += 1
+                if p == group or octet > 255 or (p - group > 1 and group[0] == c"0"):
+                    return False
+            groups += 2
+            break
+        groups += 1
+        if p == end:
+            break
+        if p[0] != c":":
+            return False
+        p += 1
+        if p == end:
+            return False
+        if p[0] == c":":
+            if gap:
+                return False
+            gap = True
+            p += 1
+    return p == end and (groups <= 7 if gap else groups == 8)
+
+
+cdef bint is_port(const char* p, const char* end) noexcept nogil:
+    # RFC 3986 section 3.2.3 allows any digits, none included; more than 65535 is no port.
+    cdef uint32_t port = 0
+    if end - p > MAX_PORT_DIGITS:
+        return False
+    while p < end:
+        if not is_in(p[0], DIGIT):
+            return False
+        port = port * 10 + <uint32_t>(p[0] - c"0")
+        p += 1
+    return port <= 65535
+
+
+cdef bint is_authority(const char* p, const char* end, bint port_required) noexcept nogil:
+    # uri-host [ ":" port ] with a host (RFC 9110 section 7.2, 4.2.1). "@" is in no set here:
+    # userinfo is refused (section 4.2.4).
+    cdef const char* start = p
+    if p < end and p[0] == c"[":
+        p = find(p, end, c"]")
+        if p == end or not is_ipv6(start + 1, p):
+            return False
+        p += 1
+    else:
+        p = skip(p, end, HOST)
+        while p < end and p[0] == c"%":
+            if end - p < 3 or not is_in(p[1], HEX) or not is_in(p[2], HEX):
+                return False
+            p = skip(p + 3, end, HOST)
+        if p == start:
+            return False
+    if p == end:
+        return not port_required
+    if p[0] != c":" or (port_required and p + 1 == end):
+        return False
+    return is_port(p + 1, end)
+
+
+cdef inline int judge_path(
+        const char* data, const char* path, const char* end, Head* head) noexcept nogil:
+    # path [ "?" query ], printable ASCII without "#": a fragment is never sent (RFC 9112
+    # section 3.2) and bytes from 0x80 are to be percent-encoded (RFC 3986 section 2).
+    cdef const char* p = path
+    head.path_start = <uint32_t>(path - data)
+    head.path_size = <uint32_t>(end - path)
+    while True:
+        p = skip_target(p, end)
+        if p == end:
+            return 0
+        if p[0] == c"%":
+            if not head.has_query:
+                head.path_escaped = True
+        elif p[0] == c"?":
+            if not head.has_query:
+                head.has_query = True
+                head.path_size = <uint32_t>(p - path)
+                head.query_start = <uint32_t>(p + 1 - data)
+                head.query_size = <uint32_t>(end - p - 1)
+        else:
+            return -400
+        p += 1
+
+
+cdef int judge_absolute_form(
+        const char* data, const char* target, const char* end, Head* head) noexcept nogil:
+    # http(s)://authority[/path][?query]; a server MUST accept it, RFC 9112 section 3.2.2.
+    # The scheme is case-insensitive (RFC 3986 section 3.1), the authority is not empty
+    # (RFC 9110 section 4.2.1).
+    cdef const char* authority
+    cdef const char* path
+    if end - target < 8 or not same(target, b"http", 4):
+        return -400
+    authority = target + 4
+    if authority[0] == c"s" or authority[0] == c"S":
+        authority += 1
+    if authority[0] != c":" or authority[1] != c"/" or authority[2] != c"/":
+        return -400
+    authority += 3
+    path = authority
+    while path < end and path[0] != c"/" and path[0] != c"?":
+        path += 1
+    if not is_authority(authority, path, False):
+        return -400
+    head.seen |= TARGET_HAS_AUTHORITY
+    return judge_path(data, path, end, head)
+
+
+cdef int judge_request_line(
+        const Limits* limits, const char* data, const char* line, const char* lf,
+        Head* head) noexcept nogil:
+    # method SP request-target SP HTTP-version CRLF, RFC 9112 section 3. In this order:
+    # the shape of the line (400), the version (505), the method (501), the target's
+    # length (414), CONNECT (501 when well-formed), the target (400).
+    cdef const char* end = lf - 1
+    cdef const char* method_end
+    cdef const char* target
+    cdef const char* target_end
+    cdef const char* version
+    if lf == line or end[0] != CR:
+        return -400
+    method_end = skip(line, end, TOKEN)
+    target = method_end + 1
+    target_end = end - VERSION_BYTES - 1
+    version = target_end + 1
+    # One byte of target at least: then all reads below are inside the line.
+    if method_end == line or target_end - target < 1 or method_end[0] != SP:
+        return -400
+    if target_end[0] != SP or memcmp(version, b"HTTP/", 5) != 0 or version[6] != c".":
+        return -400
+    if not is_in(version[5], DIGIT) or not is_in(version[7], DIGIT):
+        return -400
+    if version[5] != c"1" or version[7] > c"1":
+        return -505 if find(target, target_end, SP) == target_end else -400
+    head.minor_version = <uint8_t>(version[7] - c"0")
+    head.method_start = <uint32_t>(line - data)
+    head.method_size = <uint32_t>(method_end - line)
+    head.target_start = <uint32_t>(target - data)
+    head.target_size = <uint32_t>(target_end - target)
+    if target[0] == c"/" and head.method_size <= MAX_METHOD_BYTES \
+            and head.target_size <= limits.max_target_bytes:
+        head.method = method_of(line, method_end - line)
+        if head.method != METHOD_CONNECT:
+            return judge_path(data, target, target_end, head)
+    return judge_other_target(limits, data, target, target_end, head)
+
+
+cdef int judge_other_target(
+        const Limits* limits, const char* data, const char* target, const char* end,
+        Head* head) noexcept nogil:
+    # The rest of judge_request_line: refusals, and the targets that do not start with "/".
+    if find(target, end, SP) != end:
+        return -400
+    if head.method_size > MAX_METHOD_BYTES:
+        return -501
+    if head.target_size > limits.max_target_bytes:
+        return -414
+    head.method = method_of(data + head.method_start, head.method_size)
+    if head.method == METHOD_CONNECT:
+        # authority-form is host ":" port, RFC 9112 section 3.2.3. We are no proxy.
+        return -501 if is_authority(target, end, True) else -400
+    if target[0] == c"*":
+        # asterisk-form, RFC 9112 section 3.2.4
+        if head.method != METHOD_OPTIONS or head.target_size != 1:
+            return -400
+        head.path_start = head.target_start
+        head.path_size = 1
+        return 0
+    return judge_absolute_form(data, target, end, head)
+
+
+# -- Fields -------------------------------------------------------------------------------
+
+
+cdef inline bint is_space(char byte) noexcept nogil:
+    # OWS, RFC 9110 section 5.6.3: not VT, FF, 0x85 or 0xA0, whatever a language calls space.
+    return byte == SP or byte == HTAB
+
+
+cdef inline const char* skip_spaces(const char* p, const char* end) noexcept nogil:
+    while p < end and is_space(p[0]):
+        p += 1
+    return p
+
+
+cdef inline const char* trim(const char* start, const char* end) noexcept nogil:
+    while end > start and is_space((end - 1)[0]):
+        end -= 1
+    return end
+
+
+cdef inline bint first_of(Head* head, uint16_t bit) noexcept nogil:
+    if head.seen & bit:
+        return False
+    head.seen |= bit
+    return True
+
+
+cdef int judge_host(Head* head, const char* value, Py_ssize_t size) noexcept nogil:
+    # Exactly one, valid, RFC 9112 section 3.2; a second one even if equal. It may be empty
+    # when the target has no authority: then there is none to name (RFC 9110 section 7.2).
+    if not first_of(head, SEEN_HOST):
+        return -400
+    if size == 0:
+        return -400 if head.seen & TARGET_HAS_AUTHORITY else 0
+    return 0 if is_authority(value, value + size, False) else -400
+
+
+cdef int judge_content_length(Head* head, const char* value, Py_ssize_t size) noexcept nogil:
+    # 1*DIGIT (RFC 9110 section 8.6). Lists and repetitions MAY be refused even if equal, and
+    # are: RFC 9112 section 6.3. With Transfer-Encoding it is how requests get smuggled.
+    cdef uint64_t length = 0
+    cdef uint64_t digit
+    cdef Py_ssize_t index
+    if not first_of(head, SEEN_CONTENT_LENGTH) or size == 0 or head.seen & SEEN_TRANSFER_ENCODING:
+        return -400
+    for index in range(size):
+        if not is_in(value[index], DIGIT):
+            return -400
+        digit = <uint64_t>(value[index] - c"0")
+        if length > (<uint64_t>INT64_MAX - digit) // 10:
+            return -400
+        length = length * 10 + digit
+    head.content_length = <int64_t>length
+    return 0
+
+
+cdef const char* skip_quoted(const char* p, const char* end) noexcept nogil:
+    # Behind the quoted-string that starts at p (RFC 9110 section 5.6.4), or NULL.
+    p += 1
+    while p < end and p[0] != c'"':
+        if p[0] == c"\\":
+            p += 1
+            if p == end:
+                return NULL
+        if not is_in(p[0], VALUE):
+            return NULL
+        p += 1
+    return p + 1 if p < end else NULL
+
+
+cdef const char* skip_parameter(const char* p, const char* end) noexcept nogil:
+    # Behind token [ "=" ( token / quoted-string ) ], or NULL. No white space inside: it is
+    # "bad" white space (RFC 9110 section 5.6.3) and lets two readers disagree.
+    cdef const char* start = p
+    p = skip(p, end, TOKEN)
+    if p == start:
+        return NULL
+    if p == end or p[0] != c"=":
+        return p
+    p += 1
+    if p < end and p[0] == c'"':
+        return skip_quoted(p, end)
+    start = p
+    p = skip(p, end, TOKEN)
+    return p if p > start else NULL
+
+
+cdef int judge_transfer_encoding(Head* head, const char* value, Py_ssize_t size) noexcept nogil:
+    # Exactly "chunked". A well-formed list of codings (RFC 9112 section 7) that has chunked
+    # nowhere but at its end names a coding we do not speak: 501 (section 6.1) once the head
+    # is known to be sound. All else is 400, since then nobody knows where the body ends
+    # (section 6.3): malformed, empty elements, chunked twice, not last or with parameters,
+    # a second field, HTTP/1.0, Content-Length beside it.
+    cdef const char* p = value
+    cdef const char* end = value + size
+    cdef const char* coding
+    cdef bint chunked = False
+    if not first_of(head, SEEN_TRANSFER_ENCODING) or head.minor_version == 0 \
+            or head.seen & SEEN_CONTENT_LENGTH:
+        return -400
+    if size == 7 and same(value, b"chunked", 7):
+        head.chunked = True
+        return 0
+    while True:
+        coding = p
+        p = skip(p, end, TOKEN)
+        if p == coding or chunked:
+            return -400
+        chunked = p - coding == 7 and same(coding, b"chunked", 7)
+        p = skip_spaces(p, end)
+        while p < end and p[0] == c";":
+            p = skip_parameter(skip_spaces(p + 1, end), end)
+            if p == NULL or chunked:
+                return -400
+            p = skip_spaces(p, end)
+        if p == end:
+            break
+        if p[0] != c",":
+            return -400
+        p = skip_spaces(p + 1, end)
+    head.seen |= SEEN_OTHER_CODING
+    return 0
+
+
+cdef int judge_connection(Head* head, const char* value, Py_ssize_t size) noexcept nogil:
+    # A list of tokens, empty elements allowed (RFC 9110 sections 7.6.1, 5.6.1.2). What it
+    # lists adds up over several fields.
+    cdef const char* p = value
+    cdef const char* end = value + size
+    cdef const char* option
+    if size == 10 and same(value, b"keep-alive", 10):
+        head.seen |= CONNECTION_KEEP_ALIVE
+        return 0
+    while True:
+        p = skip_spaces(p, end)
+        option = p
+        p = skip(p, end, TOKEN)
+        if p - option == 5 and same(option, b"close", 5):
+            head.seen |= CONNECTION_CLOSE
+        elif p - option == 10 and same(option, b"keep-alive", 10):
+            head.seen |= CONNECTION_KEEP_ALIVE
+        elif p - option == 7 and same(option, b"upgrade", 7):
+            head.seen |= CONNECTION_UPGRADE
+        p = skip_spaces(p, end)
+        if p == end:
+            return 0
+        if p[0] != c",":
+            return -400
+        p += 1
+
+
+cdef int judge_expect(Head* head, const char* value, Py_ssize_t size) noexcept nogil:
+    # RFC 9110 section 10.1.1: ignored in HTTP/1.0, case-insensitive, others MAY get a 417.
+    if head.minor_version == 1:
+        if size == 12 and same(value, b"100-continue", 12):
+            head.expect_continue = True
+        else:
+            head.seen |= SEEN_OTHER_EXPECTATION
+    return 0
+
+
+cdef int judge_field(
+        Head* head, const char* name, Py_ssize_t name_size,
+        const char* value, Py_ssize_t value_size) noexcept nogil:
+    # The fields that say something about framing or the connection, and the singletons that
+    # two readers must not resolve differently (RFC 9110 section 5.3). The name is a token
+    # and the value is trimmed field content.
+    if name_size == 4:
+        if same(name, b"host", 4):
+            return judge_host(head, value, value_size)
+    elif name_size == 6:
+        if same(name, b"expect", 6):
+            return judge_expect(head, value, value_size)
+    elif name_size == 7:
+        if same(name, b"upgrade", 7):
+            head.seen |= SEEN_UPGRADE
+    elif name_size == 10:
+        if same(name, b"connection", 10):
+            return judge_connection(head, value, value_size)
+    elif name_size == 12:
+        if same(name, b"content-type", 12) and not first_of(head, SEEN_CONTENT_TYPE):
+            return -400
+    elif name_size == 13:
+        if same(name, b"authorization", 13) and not first_of(head, SEEN_AUTHORIZATION):
+            return -400
+    elif name_size == 14:
+        if same(name, b"content-length", 14):
+            return judge_content_length(head, value, value_size)
+    elif name_size == 17:
+        if same(name, b"transfer-encoding", 17):
+            return judge_transfer_encoding(head, value, value_size)
+    return 0
+
+
+cdef int finish_head(Head* head) noexcept nogil:
+    # What only the whole head tells.
+    cdef int upgrade = SEEN_UPGRADE | CONNECTION_UPGRADE
+    if head.minor_version == 1 and not head.seen & SEEN_HOST:
+        return -400     # RFC 9112 section 3.2
+    if head.seen & SEEN_OTHER_CODING:
+        return -501
+    if head.seen & SEEN_OTHER_EXPECTATION:
+        return -417
+    if not head.seen & SEEN_CONTENT_LENGTH:
+        head.content_length = -1
+    # RFC 9112 section 9.3
+    head.keep_alive = not head.seen & CONNECTION_CLOSE and (
+        head.minor_version == 1 or head.seen & CONNECTION_KEEP_ALIVE != 0)
+    # RFC 9110 section 7.8: ignored in HTTP/1.0, and without the connection option. With a
+    # body, the new protocol would begin where nobody can be sure: ignored, as it may be.
+    head.upgrade = head.minor_version == 1 and head.seen & upgrade == upgrade \
+        and not head.chunked and head.content_length <= 0
+    return 0
+
+
+# -- The head -----------------------------------------------------------------------------
+
+
+cdef int judge_size_of_line(
+        const Limits* limits, const Head* head, Py_ssize_t size, bint blank) noexcept nogil:
+    # A line whose LF is inside max_head_bytes.
+    if head.phase != FIELDS:
+        return -414 if size > <Py_ssize_t>limits.max_target_bytes + REQUEST_LINE_EXTRA else 0
+    if size > limits.max_field_bytes or (not blank and head.header_count >= limits.max_headers):
+        return -431
+    return 0
+
+
+cdef int judge_size_of_rest(
+        const Limits* limits, const Head* head, Py_ssize_t size) noexcept nogil:
+    # All bytes from line_start on, `size` of them inside max_head_bytes, hold no LF: the
+    # line will be longer than that. The limit that is nearer has been crossed first, so
+    # splitting does not change the status.
+    if head.phase != FIELDS:
+        if size >= <Py_ssize_t>limits.max_target_bytes + REQUEST_LINE_EXTRA:
+            return -414
+    elif size >= limits.max_field_bytes:
+        return -431
+    return -431 if head.line_start + size >= limits.max_head_bytes else 0
+
+
+cdef Py_ssize_t wait(
+        const Limits* limits, const char* data, const char* stop, Head* head) noexcept nogil:
+    # No LF from line_start to stop.
+    head.scanned = <uint32_t>(stop - data)
+    return judge_size_of_rest(limits, head, stop - data - head.line_start)
+
+
+cdef Py_ssize_t refuse_field_line(
+        const Limits* limits, const char* data, const char* bad, const char* stop,
+        Head* head) noexcept nogil:
+    # The line at line_start is unfinished, or wrong at `bad`; no LF is before that.
+    cdef const char* line = data + head.line_start
+    cdef const char* lf = find(bad, stop, LF)
+    cdef int status
+    if lf == stop:
+        return wait(limits, data, stop, head)
+    status = judge_size_of_line(limits, head, lf + 1 - line, False)
+    return status if status else -400
+
+
+cdef Py_ssize_t read_fields(
+        const Limits* limits, const char* data, const char* stop, Head* head) noexcept nogil:
+    # field-name ":" OWS field-value OWS CRLF, RFC 9112 section 5. Empty names, space before
+    # the colon (5.1) and folded lines (5.2) all begin with something that is no token.
+    cdef const char* line = data + head.line_start
+    cdef const char* p
+    cdef const char* value
+    cdef const char* value_end
+    cdef Py_ssize_t name_size
+    cdef int status
+    while line < stop:
+        head.line_start = <uint32_t>(line - data)
+        p = skip(line, stop, TOKEN)
+        if p == stop:
+            break
+        name_size = p - line
+        if name_size == 0 or p[0] != c":":
+            if p[0] != CR or name_size:
+                return refuse_field_line(limits, data, p, stop, head)
+            if p + 1 == stop:
+                break
+            if p[1] != LF:
+                return refuse_field_line(limits, data, p, stop, head)
+            status = judge_size_of_line(limits, head, 2, True)
+            if status == 0:
+                status = finish_head(head)
+            return status if status else p + 2 - data
+        value = skip_spaces(p + 1, stop)
+        p = skip_value(value, stop)
+        if stop - p < 2 or p[0] != CR or p[1] != LF:
+            return refuse_field_line(limits, data, p, stop, head)
+        value_end = trim(value, p)
+        p += 2
+        status = judge_size_of_line(limits, head, p - line, False)
+        if status == 0:
+            status = judge_field(head, line, name_size, value, value_end - value)
+        if status:
+            return status
+        head.header_count += 1
+        line = p
+    head.line_start = <uint32_t>(line - data)
+    return wait(limits, data, stop, head)
+
+
+cdef Py_ssize_t read_head(
+        const Limits* limits, const char* data, Py_ssize_t size, Head* head) noexcept nogil:
+    # All reads are below `stop`: a head that is not complete there is too large.
+    cdef const char* stop = data + (size if size < limits.max_head_bytes else limits.max_head_bytes)
+    cdef const char* line
+    cdef const char* lf
+    cdef int status
+    if head.scanned and find(data + head.scanned, stop, LF) == stop:
+        return wait(limits, data, stop, head)
+    while head.phase != FIELDS:
+        line = data + head.line_start
+        lf = find(line, stop, LF)
+        if lf == stop:
+            return wait(limits, data, stop, head)
+        head.line_start = <uint32_t>(lf + 1 - data)
+        if head.phase == FIRST_LINE:
+            head.phase = REQUEST_LINE
+            # RFC 9112 section 2.2: at least one empty line before the request line SHOULD
+            # be ignored; one is what old clients sent behind a POST.
+            if lf - line == 1 and line[0] == CR:
+                continue
+        status = judge_size_of_line(limits, head, lf + 1 - line, False)
+        if status == 0:
+            status = judge_request_line(limits, data, line, lf, head)
+        if status:
+            return status
+        head.fields_start = head.line_start
+        head.phase = FIELDS
+    return read_fields(limits, data, stop, head)
+
+
+cdef bint next_field(const char** cursor, const char* end, Field* field) noexcept nogil:
+    cdef const char* p = cursor[0]
+    if p >= end or p[0] == CR:
+        return False
+    field.name = p
+    p = find(p, end, c":")
+    field.name_size = <uint32_t>(p - field.name)
+    p = skip_spaces(p + 1, end)
+    field.value = p
+    p = find(p, end, CR)
+    field.value_size = <uint32_t>(trim(field.value, p) - field.value)
+    cursor[0] = p + 2
+    return True
+
+
+# -- Chunked bodies -----------------------------------------------------------------------
+
+
+cdef int judge_chunk_line(const char* line, const char* lf, Chunks* chunks) noexcept nogil:
+    # chunk-size *( ";" name [ "=" value ] ) CRLF, RFC 9112 section 7.1. Extensions are
+    # ignored, but not what hides in them: line ends that another reader believes in.
+    cdef const char* end = lf - 1
+    cdef const char* p
+    cdef uint64_t size = 0
+    cdef uint64_t digit
+    if lf == line or end[0] != CR:
+        return -400
+    p = skip(line, end, HEX)
+    if p == line or p - line > MAX_CHUNK_DIGITS:
+        return -400
+    chunks.extension_bytes += <uint32_t>(end - p)
+    while line < p:
+        digit = <uint64_t>(line[0] - c"0") if is_in(line[0], DIGIT) \
+            else <uint64_t>((line[0] | 0x20) - c"a" + 10)
+        size = size << 4 | digit
+        line += 1
+    while p < end:
+        if p[0] != c";":
+            return -400
+        p = skip_parameter(p + 1, end)
+        if p == NULL:
+            return -400
+    if size > <uint64_t>INT64_MAX:
+        return -400
+    chunks.left = size
+    chunks.phase = CHUNK_DATA if size else TRAILERS
+    return 0
+
+
+cdef int judge_trailer(const char* line, const char* lf) noexcept nogil:
+    # A field line like those of the head. It is dropped, and one that would have said where
+    # the message ends or whom it is for is refused (RFC 9110 section 6.5.1).
+    cdef const char* end = lf - 1
+    cdef const char* p
+    if lf == line or end[0] != CR:
+        return -400
+    p = skip(line, end, TOKEN)
+    if p == line or p == end or p[0] != c":" or skip_value(p, end) != end:
+        return -400
+    if p - line == 4 and same(line, b"host", 4):
+        return -400
+    if p - line == 14 and same(line, b"content-length", 14):
+        return -400
+    if p - line == 17 and same(line, b"transfer-encoding", 17):
+        return -400
+    return 0
+
+
+cdef int judge_trailer_line(
+        const Limits* limits, const char* line, const char* lf, Chunks* chunks) noexcept nogil:
+    chunks.trailer_bytes += <uint32_t>(lf + 1 - line)
+    if lf - line == 1 and line[0] == CR:
+        chunks.done = True
+        return 0
+    if chunks.trailer_count >= limits.max_trailers:
+        return -431
+    chunks.trailer_count += 1
+    return judge_trailer(line, lf)
+
+
+cdef Py_ssize_t read_chunk_line(
+        const Limits* limits, const char* line, const char* end, Chunks* chunks) noexcept nogil:
+    # One line of framing: bytes consumed, 0 if its LF is not there yet, or minus a status.
+    # Neither limit is counted beyond its maximum, so neither subtraction wraps.
+    cdef bint in_trailers = chunks.phase == TRAILERS
+    cdef Py_ssize_t longest
+    cdef const char* lf
+    cdef int status
+    if in_trailers:
+        longest = limits.max_trailer_bytes - chunks.trailer_bytes
+    else:
+        longest = MAX_CHUNK_DIGITS + 2 + <Py_ssize_t>(
+            limits.max_chunk_extension_bytes - chunks.extension_bytes)
+    if end - line > longest:
+        end = line + longest
+    lf = find(line + chunks.scanned, end, LF)
+    if lf == end:
+        chunks.scanned = <uint32_t>(end - line)
+        if end - line < longest:
+            return 0
+        return -431 if in_trailers else -400
+    chunks.scanned = 0
+    if in_trailers:
+        status = judge_trailer_line(limits, line, lf, chunks)
+    else:
+        status = judge_chunk_line(line, lf, chunks)
+        if chunks.extension_bytes > limits.max_chunk_extension_bytes:
+            status = -400
+    return status if status else lf + 1 - line
+
+
+cdef Py_ssize_t read_chunks(
+        const Limits* limits, const char* data, Py_ssize_t size, Chunks* chunks,
+        const char** body, Py_ssize_t* body_size) noexcept nogil:
+    cdef const char* p = data
+    cdef const char* end = data + size
+    cdef Py_ssize_t step
+    body[0] = data
+    body_size[0] = 0
+    while p < end and not chunks.done:
+        if chunks.phase == CHUNK_DATA:
+            if body_size[0]:
+                break
+            step = end - p if <uint64_t>(end - p) < chunks.left else <Py_ssize_t>chunks.left
+            body[0] = p
+            body_size[0] = step
+            chunks.left -= <uint64_t>step
+            if chunks.left == 0:
+                chunks.phase = CHUNK_END
+        elif chunks.phase == CHUNK_END:
+            # Exactly CRLF: any other two bytes are the start of somebody else's request.
+            if p[0] != CR or (end - p >= 2 and p[1] != LF):
+                return -400
+            if end - p < 2:
+                break
+            chunks.phase = CHUNK_LINE
+            step = 2
+        else:
+            step = read_chunk_line(limits, p, end, chunks)
+            if step < 0:
+                return step
+            if step == 0:
+                break
+        p += step
+    return p - data
+
+
+# -- The backends' common door ------------------------------------------------------------
+
+
+cdef class Place:
+    # A copy of some bytes with nothing behind it, so that a read too far is an error where
+    # anything watches: malloc's block, or what `place` says (tests put it before a guard page).
+    cdef char* block
+    cdef const char* start
+    cdef Py_ssize_t size
+
+    def __cinit__(self, bytes data, place):
+        self.size = PyBytes_GET_SIZE(data)
+        if place is not None:
+            self.start = <const char*><uintptr_t>place(data)
+            return
+        self.block = <char*>malloc(self.size if self.size else 1)
+        if self.block == NULL:
+            raise MemoryError
+        memcpy(self.block, PyBytes_AS_STRING(data), self.size)
+        self.start = self.block
+
+    def __dealloc__(self):
+        free(self.block)
+
+
+cdef uint32_t limit(str name, value, uint32_t least, uint32_t most) except? 0:
+    if not least <= value <= most:
+        raise ValueError(f"{name} is {value}; it must be from {least} to {most}")
+    return value
+
+
+cdef class Parser:
+    """What both parsers have in common; make a NativeParser or an HttptoolsParser.
+
+    The limits are in bytes or in fields; see `Limits` in parser.pxd for what each bounds.
+    """
+
+    def __init__(self, *, max_head_bytes=32768, max_field_bytes=8192, max_headers=100,
+                 max_target_bytes=8192, max_chunk_extension_bytes=4096,
+                 max_trailer_bytes=8192, max_trailers=32):
+        # Offsets are 32 bits and counts 16; an empty line must always fit.
+        cdef uint32_t most = 1 << 30
+        self.limits.max_head_bytes = limit("max_head_bytes", max_head_bytes, 2, most)
+        self.limits.max_field_bytes = limit("max_field_bytes", max_field_bytes, 2, most)
+        self.limits.max_headers = limit("max_headers", max_headers, 0, 65535)
+        self.limits.max_target_bytes = limit("max_target_bytes", max_target_bytes, 1, most)
+        self.limits.max_chunk_extension_bytes = limit(
+            "max_chunk_extension_bytes", max_chunk_extension_bytes, 0, most)
+        self.limits.max_trailer_bytes = limit("max_trailer_bytes", max_trailer_bytes, 2, most)
+        self.limits.max_trailers = limit("max_trailers", max_trailers, 0, 65535)
+
+    cdef Parser for_connection(self):
+        return self
+
+    cdef Py_ssize_t parse_head(self, const char* data, Py_ssize_t size, Head* head) noexcept:
+        return -500
+
+    cdef Py_ssize_t parse_chunks(
+            self, const char* data, Py_ssize_t size, Chunks* chunks,
+            const char** body, Py_ssize_t* body_size) noexcept:
+        return -500
+
+    def head(self, bytes data, place=None):
+        """Parse one head: what it means as a dict, the status to answer, or None for "more"."""
+        return self.split_head((data,), place)
+
+    def split_head(self, pieces, place=None):
+        """Parse a head that arrives in pieces; the first verdict counts.
+
+        place:  bytes -> the address of a copy of them, valid until the next call
+        """
+        cdef Parser parser = self.for_connection()
+        cdef Head head
+        cdef Place copy
+        cdef bytes data = b""
+        cdef Py_ssize_t consumed
+        memset(&head, 0, sizeof(Head))
+        for piece in pieces:
+            data += piece
+            copy = Place(data, place)
+            consumed = parser.parse_head(copy.start, copy.size, &head)
+            if consumed < 0:
+                return -consumed
+            if consumed > 0:
+                return meaning(copy.start, consumed, &head)
+        return None
+
+    def chunked(self, pieces, place=None):
+        """Decode a chunked body that arrives in pieces.
+
+        Returns (body, bytes consumed), the status to answer, or None for "more".
+        """
+        cdef Parser parser = self.for_connection()
+        cdef Chunks chunks
+        cdef Place copy
+        cdef bytes data = b""
+        cdef list body = []
+        cdef Py_ssize_t consumed, total = 0
+        cdef const char* run
+        cdef Py_ssize_t run_size
+        memset(&chunks, 0, sizeof(Chunks))
+        for piece in pieces:
+            data += piece
+            while True:
+                copy = Place(data, place)
+                consumed = parser.parse_chunks(copy.start, copy.size, &chunks, &run, &run_size)
+                if consumed < 0:
+                    return -consumed
+                if not copy.start <= run <= run + run_size <= copy.start + consumed:
+                    raise AssertionError("a run of data outside of what was consumed")
+                if run_size:
+                    body.append(PyBytes_FromStringAndSize(run, run_size))
+                total += consumed
+                data = data[consumed:]
+                if chunks.done:
+                    return b"".join(body), total
+                if consumed == 0:
+                    break
+        return None
+
+    def repeat_head(self, bytes data, Py_ssize_t times):
+        """Parse the same head many times, for measuring; returns the last verdict."""
+        cdef Head head
+        cdef Py_ssize_t verdict = 0, index
+        for index in range(times):
+            memset(&head, 0, sizeof(Head))
+            verdict = self.parse_head(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), &head)
+        return verdict
+
+
+cdef bytes cut(const char* data, uint32_t start, uint32_t size):
+    return PyBytes_FromStringAndSize(data + start, size)
+
+
+cdef dict meaning(const char* data, Py_ssize_t size, Head* head):
+    # A head as Python values.
+    cdef Field field
+    cdef const char* cursor = data + head.fields_start
+    headers = []
+    while next_field(&cursor, data + size, &field):
+        headers.append((field.name[:field.name_size], field.value[:field.value_size]))
+    return {
+        "method": cut(data, head.method_start, head.method_size),
+        "method_id": head.method,
+        "target": cut(data, head.target_start, head.target_size),
+        "path": cut(data, head.path_start, head.path_size) or b"/",
+        "path_escaped": bool(head.path_escaped),
+        "query": cut(data, head.query_start, head.query_size) if head.has_query else None,
+        "version": f"1.{head.minor_version}",
+        "headers": headers,
+        "content_length": None if head.content_length < 0 else head.content_length,
+        "chunked": bool(head.chunked),
+        "keep_alive": bool(head.keep_alive),
+        "expect_continue": bool(head.expect_continue),
+        "upgrade": bool(head.upgrade),
+        "consumed": size,
+    }
+
+
+cdef class NativeParser(Parser):
+    """Our own parser. It holds no state, so one serves all connections of a worker."""
+
+    cdef Py_ssize_t parse_head(self, const char* data, Py_ssize_t size, Head* head) noexcept:
+        return read_head(&self.limits, data, size, head)
+
+    cdef Py_ssize_t parse_chunks(
+            self, const char* data, Py_ssize_t size, Chunks* chunks,
+            const char** body, Py_ssize_t* body_size) noexcept:
+        return read_chunks(&self.limits, data, size, chunks, body, body_size)

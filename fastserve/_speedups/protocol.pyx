@@ -1,0 +1,847 @@
+# HTTP/1.1 connections: see protocol.pxd for the contract (RFC 9112).
+#
+# receive() is the whole story of a request whose handler does not suspend: parse, route,
+# call, render, and one send for everything that the read held. Nothing in here waits.
+
+import asyncio
+import logging
+import time
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_DECREF, Py_INCREF
+from libc.stdlib cimport calloc, free
+from libc.string cimport memset
+
+from fastserve._speedups.buffer cimport Buffer
+from fastserve._speedups.messages cimport Body, Connection, Request
+from fastserve._speedups.parser cimport (
+    METHOD_GET, METHOD_HEAD, METHOD_OPTIONS, METHOD_TRACE, NativeParser)
+from fastserve._speedups.router cimport MATCH_FOUND, MATCH_MALFORMED
+from fastserve._speedups.serializer cimport PERSIST_NOT, PERSIST_SAID, PERSIST_SILENT
+from fastserve._speedups.transport cimport (
+    Acceptor, Channel, LoopChannel, Protocol, make_acceptor)
+
+from fastserve.errors import ClientDisconnect, HTTPError
+
+cdef extern from *:
+    """
+    #define FS_AWAITABLE(o) \
+        (Py_TYPE(o)->tp_as_async != NULL && Py_TYPE(o)->tp_as_async->am_await != NULL)
+    """
+    bint FS_AWAITABLE(object value)
+
+cdef enum:
+    REQUESTS_PER_TURN = 64          # of one connection, before others get theirs
+    OUT_HIGH = 64 * 1024            # answers gathered before they are sent
+    INPUT_HIGH = 64 * 1024          # input kept while the connection cannot go on
+
+logger = logging.getLogger("fastserve.error")
+
+cdef object CancelledError = asyncio.CancelledError
+
+
+async def awaited(value):
+    """The result of any awaitable, as a coroutine."""
+    return await value
+
+
+cdef class Exchange(TaskOwner):
+    cdef int task_done(self, object task) except -1:
+        cdef HttpProtocol connection = self.connection
+        cdef object error = None
+        cdef object value = None
+        connection.engine.requests_in_flight -= 1
+        self.task = None
+        if task.cancelled():
+            error = CancelledError()
+        else:
+            error = task.exception()
+            if error is None:
+                value = task.result()
+        if self.done or connection.stage == STAGE_LOST or (
+                connection.ended and self.cancellable):
+            self.abandon(error)
+        elif error is not None:
+            connection.fail(error, self, self.request, &self.call)
+        else:
+            connection.answer(value, self, self.request, &self.call)
+        return connection.proceed()
+
+    def abandon(self, error):
+        # Nobody is there to answer; a mistake of the handler's is still reported.
+        cdef HttpProtocol connection = self.connection
+        if error is not None and not isinstance(error, (CancelledError, ClientDisconnect, HTTPError)):
+            connection.engine.report(self.request, error)
+        if not self.done and connection.stage != STAGE_LOST:
+            self.done = True
+            self.rendered = b""
+            connection.closing = True
+            connection.pop_answered()
+
+
+cdef class HttpProtocol(Connection):
+    """One connection. The asyncio side is Protocol's; Engine.protocol() makes them."""
+
+    def __dealloc__(self):
+        free(self.chunks)
+
+    # asyncio's side, for transports of the loop
+
+    def connection_made(self, transport):
+        self.connected(LoopChannel(transport))
+
+    def data_received(self, data):
+        cdef bytes held = bytes(data)
+        self.receive(PyBytes_AS_STRING(held), PyBytes_GET_SIZE(held))
+
+    cpdef eof_received(self):
+        self.ended = True
+        if self.stage == STAGE_LINGER:
+            return False
+        if self.receiver is not None:
+            self.receiver.arriving.fail(ClientDisconnect("the client left inside a request body"))
+        self.leave_running()
+        return self.first is not None or self.scheduled or self.writing_paused
+
+    cpdef connection_lost(self, error):
+        if self.stage == STAGE_LOST:
+            return
+        self.stage = STAGE_LOST
+        self.engine.alive.discard(self)
+        self.engine.lingering.pop(self, None)
+        if self.receiver is not None:
+            self.receiver.arriving.fail(ClientDisconnect("the client left inside a request body"))
+            self.receiver = None
+        self.leave_running()
+        self.first = self.last = None
+        self.outstanding = 0
+        self.channel = None
+        self.input = None
+        self.head_size = 0
+
+    cpdef pause_writing(self):
+        self.writing_paused = True
+        self.update_reading()
+
+    cpdef resume_writing(self):
+        self.writing_paused = False
+        self.proceed()
+
+    # the transport's side
+
+    cdef int connected(self, Channel channel) except -1:
+        self.channel = channel
+        self.engine.alive.add(self)
+        return 0
+
+    cdef int receive(self, const char* data, Py_ssize_t size) except -1:
+        if self.stage == STAGE_LINGER:
+            self.discard_left -= size
+            if self.discard_left < 0:
+                self.channel.close()
+            return 0
+        if self.stage == STAGE_LOST:
+            return 0
+        if self.input is not None and self.input.size:
+            self.input.append(data, size)
+            return self.work(NULL, 0)
+        return self.work(data, size)
+
+    cdef int work(self, const char* data, Py_ssize_t size) except -1:
+        # Go on with `data`, or with the kept input when it is NULL.
+        cdef bint kept = data == NULL
+        cdef Py_ssize_t consumed
+        if kept:
+            data = self.input.data
+            size = self.input.size
+        self.working = True
+        self.engine.runner.enter()
+        try:
+            consumed = self.advance(data, size)
+        except BaseException:
+            self.engine.out.size = 0
+            raise
+        finally:
+            self.working = False
+            self.engine.runner.leave()
+        if self.stage == STAGE_LOST:
+            self.engine.out.size = 0
+            return 0
+        if kept:
+            self.input.consume(consumed)
+            if self.input.size == 0:
+                self.input.release()
+        elif consumed < size:
+            if self.input is None:
+                self.input = Buffer.__new__(Buffer)
+            self.input.append(data + consumed, size - consumed)
+        self.flush()
+        return self.settle()
+
+    cdef Py_ssize_t advance(self, const char* data, Py_ssize_t size) except -1:
+        cdef Py_ssize_t at = 0, count
+        cdef int turns = REQUESTS_PER_TURN
+        while at < size:
+            if self.stage == STAGE_HEAD:
+                if self.closing or self.writing_paused:
+                    break
+                if turns == 0:
+                    self.engine.continue_later(self)
+                    break
+                if self.head_size == 0:
+                    count = self.parser.parse_head(data + at, size - at, &self.head)
+                    if count == 0:
+                        break
+                    if count < 0:
+                        self.refuse(<int>-count)
+                        break
+                    self.head_size = count
+                if self.first is not None and not self.may_overlap():
+                    break
+                turns -= 1
+                at += self.dispatch(data + at, size - at)
+                if self.engine.out.size >= OUT_HIGH:
+                    self.flush()
+            elif self.stage == STAGE_LENGTH or self.stage == STAGE_CHUNKED:
+                count = self.take_body(data + at, size - at)
+                if count <= 0:
+                    break
+                at += count
+            else:
+                return size
+        if self.closing and self.stage == STAGE_HEAD and at < size:
+            self.unread = True
+            return size
+        return at
+
+    cdef bint may_overlap(self):
+        # RFC 9112 section 9.3.2: only safe requests may be worked on side by side.
+        return (self.last.call.safe and is_safe(&self.head)
+                and self.outstanding < self.engine.max_pipelined)
+
+    cdef Py_ssize_t take_body(self, const char* data, Py_ssize_t size) except -1:
+        cdef const char* body = data
+        cdef Py_ssize_t body_size = size, count
+        if self.stage == STAGE_LENGTH:
+            if body_size > self.body_left:
+                body_size = <Py_ssize_t>self.body_left
+            self.body_left -= body_size
+            count = body_size
+        else:
+            count = self.parser.parse_chunks(data, size, self.chunks, &body, &body_size)
+            if count == 0:
+                return 0
+            if count < 0:
+                self.refuse_body(<int>-count)
+                return 0
+        self.continue_pending = False
+        if self.receiver is None:
+            self.discard_left -= count
+            if self.discard_left < 0:
+                self.closing = self.unread = True
+                self.stage = STAGE_HEAD
+                return size
+        elif body_size:
+            self.receiver.arriving.feed(body, body_size)
+        if self.body_left == 0 if self.stage == STAGE_LENGTH else self.chunks.done:
+            self.stage = STAGE_HEAD
+            if self.receiver is not None:
+                self.receiver.arriving.finish()
+                self.receiver = None
+        return count
+
+    def refuse_body(self, int status):
+        # The framing is broken inside a body: its handler learns of it, and the answer that
+        # the handler gives is the last of this connection.
+        self.stage = STAGE_HEAD
+        self.unread = True
+        if self.receiver is not None:
+            self.receiver.arriving.fail(HTTPError(status, "the chunked body is malformed"))
+            self.receiver = None
+        self.closing = True
+
+    cdef Py_ssize_t dispatch(self, const char* data, Py_ssize_t size) except -1:
+        # A whole head is at the start of `data`. Returns the bytes consumed.
+        cdef Engine engine = self.engine
+        cdef Head* head = &self.head
+        cdef Params params
+        cdef PyObject* found = NULL
+        cdef PathEntry entry
+        cdef Plan plan = None
+        cdef Call call
+        cdef Py_ssize_t consumed = self.head_size
+        cdef bytes content = None
+        cdef bint arriving = False
+        cdef int outcome, status = 404
+        cdef str allow = None
+
+        call.head_only = head.method == METHOD_HEAD
+        call.keep_alive = head.keep_alive
+        call.safe = is_safe(head)
+        call.failing = False
+        call.minor_version = head.minor_version
+        self.whole_head = self.head_size
+        self.head_size = 0
+        if not call.keep_alive:
+            self.closing = True
+        engine.requests_total += 1
+        params.count = 0
+
+        if data[head.target_start] == c'*':
+            status, allow = 204, "GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS"
+        else:
+            if head.path_size:
+                outcome = engine.router.match(data + head.path_start, head.path_size,
+                                              head.path_escaped, &found, &params)
+            else:
+                outcome = engine.router.match(b"/", 1, False, &found, &params)
+            if outcome == MATCH_FOUND:
+                entry = <PathEntry>found
+                plan = entry.plan_for(head.method, data + head.method_start, head.method_size)
+                if plan is None:
+                    release(&params)
+                    allow = entry.allow
+                    status = 204 if head.method == METHOD_OPTIONS else 405
+                    plan = engine.router.options if status == 204 else engine.router.method_not_allowed
+                    if plan is not None:
+                        Py_INCREF(allow)
+                        params.values[0] = <PyObject*>allow
+                        params.count = 1
+            elif outcome == MATCH_MALFORMED:
+                status = 400
+            else:
+                plan = engine.router.not_found
+
+        # The body: whole and at hand, or still to come.
+        if head.chunked:
+            arriving = True
+        elif head.content_length > 0:
+            if size - consumed >= head.content_length:
+                if plan is not None and plan.wants_request:
+                    content = PyBytes_FromStringAndSize(
+                        data + consumed, <Py_ssize_t>head.content_length)
+                consumed += <Py_ssize_t>head.content_length
+            else:
+                arriving = True
+        if arriving:
+            self.continue_pending = head.expect_continue and size == consumed
+            self.discard_left = engine.lingering_close_bytes
+            if head.chunked:
+                self.begin_chunks()
+            else:
+                self.stage = STAGE_LENGTH
+                self.body_left = head.content_length
+
+        if plan is None:
+            self.answer_plain(status, None, allow, None, &call)
+        else:
+            try:
+                self.run(plan, &params, data, &call, content, arriving)
+            finally:
+                release(&params)
+        clear_head(&self.head)
+        return consumed
+
+    def begin_chunks(self):
+        self.stage = STAGE_CHUNKED
+        if self.chunks == NULL:
+            self.chunks = <Chunks*>calloc(1, sizeof(Chunks))
+            if self.chunks == NULL:
+                raise MemoryError
+        else:
+            memset(self.chunks, 0, sizeof(Chunks))
+
+    cdef int run(self, Plan plan, Params* params, const char* data, Call* call,
+                 bytes content, bint arriving) except -1:
+        cdef Request request = None
+        cdef object result
+        if plan.wants_request:
+            request = self.make_request(plan, params, data, content, arriving)
+        try:
+            result = plan.call(request, params.values)
+        except BaseException as error:
+            self.engine.runner.after_sync()
+            if request is None:
+                request = self.make_request(plan, params, data, content, False)
+            return self.fail(error, None, request, call)
+        if plan.is_async:
+            return self.run_coroutine(result, None, request, plan, params, data, call)
+        self.engine.runner.after_sync()
+        if FS_AWAITABLE(result):
+            return self.run_coroutine(awaited(result), None, request, plan, params, data, call)
+        return self.answer(result, None, request, call)
+
+    cdef Request make_request(self, Plan plan, Params* params, const char* data, bytes content,
+                              bint arriving):
+        cdef Head* head = &self.head
+        cdef Request request = Request.__new__(Request)
+        cdef Body body
+        cdef int i
+        request.connection = self
+        request.plan = plan
+        request.head = PyBytes_FromStringAndSize(data, self.whole_head)
+        request.method_start = head.method_start
+        request.method_size = head.method_size
+        request.target_start = head.target_start
+        request.target_size = head.target_size
+        request.path_start = head.path_start
+        request.path_size = head.path_size
+        request.query_start = head.query_start
+        request.query_size = head.query_size
+        request.fields_start = head.fields_start
+        request.method_id = head.method
+        request.minor_version = head.minor_version
+        request.content_length = head.content_length
+        request.max_body_bytes = (
+            self.engine.max_body_bytes if plan.max_body_bytes < 0 else plan.max_body_bytes)
+        request.max_stream_bytes = plan.max_stream_bytes
+        if params.count:
+            request.values = tuple([<object>params.values[i] for i in range(params.count)])
+        if arriving:
+            body = Body.__new__(Body)
+            body.connection = self
+            body.chunks = []
+            request.arriving = body
+            self.receiver = request
+        else:
+            request.content = b"" if content is None else content
+        return request
+
+    cdef int run_coroutine(self, object coroutine, Exchange exchange, Request request, Plan plan,
+                           Params* params, const char* data, Call* call) except -1:
+        # `data` is NULL outside of receive(): then `request` exists.
+        cdef Engine engine = self.engine
+        cdef bint suspended = False
+        cdef object result
+        try:
+            result = engine.runner.start(coroutine, &suspended)
+        except BaseException as error:
+            if request is None and data != NULL:
+                request = self.make_request(plan, params, data, None, False)
+            return self.fail(error, exchange, request, call)
+        if not suspended:
+            return self.answer(result, exchange, request, call)
+        if exchange is None:
+            exchange = Exchange.__new__(Exchange)
+            exchange.connection = self
+            exchange.call = call[0]
+            exchange.cancellable = (plan is not None and plan.cancel_on_disconnect) or (
+                self.head.method == METHOD_GET or self.head.method == METHOD_HEAD)
+            if request is None:
+                request = self.make_request(plan, params, data, None, False)
+            exchange.request = request
+            self.enqueue(exchange)
+        exchange.call.failing = call.failing
+        exchange.task = result
+        engine.requests_in_flight += 1
+        engine.runner.adopt(result, exchange)
+        if self.ended and exchange.cancellable:
+            result.cancel()
+        return 0
+
+    cdef int fail(self, object error, Exchange exchange, Request request, Call* call) except -1:
+        # Answer an exception: the application's way once, then plainly.
+        cdef Engine engine = self.engine
+        cdef object value
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            raise error
+        if not call.failing and engine.on_error is not None:
+            call.failing = True
+            try:
+                value = engine.on_error(request, error)
+            except BaseException as second:
+                return self.fail(second, exchange, request, call)
+            if FS_AWAITABLE(value):
+                return self.run_coroutine(
+                    awaited(value), exchange, request, None if request is None else request.plan,
+                    NULL, NULL, call)
+            return self.answer(value, exchange, request, call)
+        call.failing = True
+        if isinstance(error, HTTPError):
+            return self.answer_plain(error.status, error.detail.encode(errors="replace"), None,
+                                     exchange, call)
+        engine.log(request, error)
+        return self.answer_plain(500, None, None, exchange, call)
+
+    cdef Persistence persistence(self, Exchange exchange, Call* call):
+        if self.stage == STAGE_LENGTH or self.stage == STAGE_CHUNKED:
+            # The body is not read to its end, and now nobody will: it is thrown away, if it is
+            # short enough; one that was never invited may not come at all (RFC 9110 10.1.1).
+            self.receiver = None
+            if self.continue_pending or (
+                    self.stage == STAGE_LENGTH and self.body_left > self.discard_left):
+                self.closing = self.unread = True
+                return PERSIST_NOT
+        if not call.keep_alive or self.unread:
+            self.closing = True
+            return PERSIST_NOT
+        if self.engine.draining and (self.first is None or exchange is self.last):
+            self.closing = True
+            return PERSIST_NOT
+        return PERSIST_SILENT if call.minor_version else PERSIST_SAID
+
+    cdef int answer(self, object value, Exchange exchange, Request request, Call* call) except -1:
+        cdef Buffer out = self.engine.out
+        cdef Py_ssize_t mark = out.size
+        cdef Persistence persistence = self.persistence(exchange, call)
+        cdef bytes large
+        try:
+            large = self.engine.serializer.add_value(out, value, call.head_only, &persistence)
+        except Exception as error:
+            out.size = mark
+            return self.fail(error, exchange, request, call)
+        return self.deliver(exchange, mark, large, persistence == PERSIST_NOT)
+
+    cdef int answer_plain(self, int status, bytes detail, str allow, Exchange exchange,
+                          Call* call) except -1:
+        cdef Buffer out = self.engine.out
+        cdef Py_ssize_t mark = out.size
+        cdef Persistence persistence = self.persistence(exchange, call)
+        self.engine.serializer.add_plain(out, status, detail, allow, call.head_only, persistence)
+        return self.deliver(exchange, mark, None, persistence == PERSIST_NOT)
+
+    cdef int deliver(self, Exchange exchange, Py_ssize_t mark, bytes large, bint ends) except -1:
+        # The answer is in engine.out from `mark` on, with `large` behind it: its turn, or not?
+        cdef Buffer out = self.engine.out
+        if ends:
+            self.closing = True
+        if exchange is self.first:
+            # Both may be None: then nothing stands in its way, and nothing behind it.
+            if large is not None:
+                self.channel.write_pair(out.data, out.size, large)
+                out.size = 0
+            if exchange is None:
+                return 0
+            self.unlink_first(ends)
+            return self.pop_answered()
+        if exchange is None:
+            exchange = Exchange.__new__(Exchange)
+            exchange.connection = self
+            exchange.call.safe = True
+            self.enqueue(exchange)
+        exchange.ends = ends
+        exchange.done = True
+        exchange.rendered = PyBytes_FromStringAndSize(out.data + mark, out.size - mark)
+        if large is not None:
+            exchange.rendered += large
+        out.size = mark
+        return self.pop_answered()
+
+    cdef int enqueue(self, Exchange exchange) except -1:
+        if self.first is None:
+            self.first = exchange
+        else:
+            self.last.next = exchange
+        self.last = exchange
+        self.outstanding += 1
+        return 0
+
+    cdef int pop_answered(self) except -1:
+        cdef Exchange exchange
+        while self.first is not None and self.first.done:
+            exchange = self.first
+            self.engine.out.append(
+                PyBytes_AS_STRING(exchange.rendered), PyBytes_GET_SIZE(exchange.rendered))
+            exchange.rendered = None
+            self.unlink_first(exchange.ends)
+        if not self.working:
+            self.flush()
+        return 0
+
+    cdef int unlink_first(self, bint ends) except -1:
+        cdef Exchange exchange = self.first
+        exchange.done = True
+        exchange.request = None
+        self.first = exchange.next
+        exchange.next = None
+        self.outstanding -= 1
+        if ends:
+            # Nothing may follow an answer that says so (RFC 9112 section 9.6).
+            self.leave_all()
+        elif self.first is None:
+            self.last = None
+        return 0
+
+    def leave_all(self):
+        """Cancel every handler of this connection; none will be answered."""
+        cdef Exchange exchange = self.first
+        while exchange is not None:
+            exchange.done = True
+            if exchange.task is not None:
+                exchange.task.cancel()
+            exchange = exchange.next
+        self.first = self.last = None
+        self.outstanding = 0
+
+    cdef int leave_running(self) except -1:
+        # The client is gone: nobody waits for what a safe handler works out. Others run to
+        # their end, since a write cut in half is a loss.
+        cdef Exchange exchange = self.first
+        while exchange is not None:
+            if exchange.task is not None and exchange.cancellable:
+                exchange.task.cancel()
+            exchange = exchange.next
+        return 0
+
+    cdef int refuse(self, int status) except -1:
+        # What comes next is no request: answer once, in its turn, and read no further.
+        cdef Call call
+        memset(&call, 0, sizeof(Call))
+        call.minor_version = 1
+        self.unread = True
+        self.closing = True
+        return self.answer_plain(status, None, None, None, &call)
+
+    cdef int flush(self) except -1:
+        cdef Buffer out = self.engine.out
+        if out.size and self.channel is not None:
+            self.channel.write(out.data, out.size)
+        out.size = 0
+        return 0
+
+    cdef int settle(self) except -1:
+        # After every change: is it over, and shall reading go on?
+        if self.stage == STAGE_LOST:
+            return 0
+        if self.ended and self.first is None and not (self.scheduled or self.writing_paused):
+            self.closing = True     # what is still buffered is less than a request
+        if self.closing and self.first is None and self.stage != STAGE_LINGER:
+            if self.ended or not (self.unread or self.stage != STAGE_HEAD):
+                return self.channel.close()
+            return self.linger()
+        return self.update_reading()
+
+    cdef int proceed(self) except -1:
+        # Something that held the connection back is gone.
+        if self.working or self.stage >= STAGE_LINGER:
+            return 0
+        if self.input is not None and self.input.size:
+            return self.work(NULL, 0)
+        return self.settle()
+
+    cdef int update_reading(self) except -1:
+        cdef bint pause = self.writing_paused
+        if self.channel is None or self.ended:
+            return 0
+        if self.receiver is not None and self.receiver.arriving.full():
+            pause = True
+        if self.input is not None and self.input.size >= INPUT_HIGH:
+            pause = True
+        if pause != self.reading_paused:
+            self.reading_paused = pause
+            if pause:
+                self.channel.pause_reading()
+            else:
+                self.channel.resume_reading()
+        return 0
+
+    cdef int linger(self) except -1:
+        # A client that is still sending must be able to read the answer: closing with unread
+        # input would reset the connection and take the answer with it (RFC 9112 section 9.6).
+        self.stage = STAGE_LINGER
+        self.receiver = None
+        self.discard_left = self.engine.lingering_close_bytes
+        self.input = None
+        self.engine.lingering[self] = self.engine.clock() + self.engine.lingering_close_s
+        if self.reading_paused:
+            self.reading_paused = False
+            self.channel.resume_reading()
+        return self.channel.shutdown_output()
+
+    cdef int drain(self) except -1:
+        if self.first is None and self.stage == STAGE_HEAD and (
+                self.input is None or self.input.size == 0):
+            self.closing = True
+            self.settle()
+        return 0
+
+    # the request's side
+
+    cdef int want_body(self, Request request) except -1:
+        if self.receiver is request:
+            if self.continue_pending:
+                self.continue_pending = False
+                if self.working:
+                    self.engine.out.append(b"HTTP/1.1 100 Continue\r\n\r\n", 25)
+                else:
+                    self.channel.write(b"HTTP/1.1 100 Continue\r\n\r\n", 25)
+            if not self.working:
+                self.update_reading()
+        return 0
+
+    cdef int body_taken(self, Request request) except -1:
+        if self.receiver is request and not self.working:
+            self.update_reading()
+        return 0
+
+
+cdef inline bint is_safe(Head* head) noexcept:
+    # Safe methods (RFC 9110 section 9.2.1), and no body to wait for.
+    return not head.chunked and head.content_length <= 0 and (
+        head.method == METHOD_GET or head.method == METHOD_HEAD
+        or head.method == METHOD_OPTIONS or head.method == METHOD_TRACE)
+
+
+cdef inline void clear_head(Head* head) noexcept:
+    memset(head, 0, sizeof(Head))
+
+
+cdef inline void release(Params* params) noexcept:
+    while params.count:
+        params.count -= 1
+        Py_DECREF(<object>params.values[params.count])
+
+
+cdef class Engine(ProtocolFactory):
+    """All that the connections of one worker share: routes, limits, buffers, the clock."""
+
+    def __init__(self, loop, Router router, *, app=None, on_error=None, str http="native",
+                 str tasks="direct", server_header="fastserve",
+                 max_head_bytes=32 * 1024, max_field_bytes=8 * 1024, max_headers=100,
+                 max_target_bytes=8 * 1024, max_body_bytes=1024 * 1024,
+                 max_chunk_extension_bytes=4 * 1024, max_trailer_bytes=8 * 1024, max_trailers=32,
+                 max_pipelined=16, lingering_close_s=2.0, lingering_close_bytes=256 * 1024,
+                 bint use_epoll=True, clock=time.monotonic, wall_clock=time.time):
+        limits = {
+            "max_head_bytes": max_head_bytes, "max_field_bytes": max_field_bytes,
+            "max_headers": max_headers, "max_target_bytes": max_target_bytes,
+            "max_chunk_extension_bytes": max_chunk_extension_bytes,
+            "max_trailer_bytes": max_trailer_bytes, "max_trailers": max_trailers,
+        }
+        if http == "native":
+            self.parser = NativeParser(**limits)
+        elif http == "httptools":
+            from fastserve._speedups.httptools_parser import HttptoolsParser
+            self.parser = HttptoolsParser(**limits)
+        else:
+            raise ValueError(f"http is 'native' or 'httptools', not {http!r}")
+        self.loop = loop
+        self.router = router
+        self.app = app
+        self.on_error = on_error
+        self.runner = Runner(loop, tasks)
+        self.serializer = Serializer(server_header)
+        self.poller = Poller(loop, use_epoll=use_epoll) if hasattr(loop, "add_reader") else None
+        self.out = Buffer()
+        self.out.reserve(2 * OUT_HIGH)
+        self.clock = clock
+        self.wall_clock = wall_clock
+        self.alive = set()
+        self.lingering = {}
+        self.later = []
+        self.acceptors = []
+        self.max_body_bytes = max_body_bytes
+        self.max_pipelined = max_pipelined
+        self.lingering_close_s = lingering_close_s
+        self.lingering_close_bytes = lingering_close_bytes
+        self.tick()
+
+    @property
+    def connections(self):
+        """How many connections are open."""
+        return len(self.alive)
+
+    cdef Protocol make(self):
+        cdef HttpProtocol protocol = HttpProtocol.__new__(HttpProtocol)
+        protocol.engine = self
+        protocol.app = self.app
+        protocol.loop = self.loop
+        protocol.parser = self.parser.for_connection()
+        return protocol
+
+    def protocol(self):
+        """A new connection, for a transport of the loop."""
+        return self.make()
+
+    def tick(self):
+        """Once a second: render the Date header and end what lingered long enough."""
+        self.serializer.set_time(self.wall_clock())
+        now = self.clock()
+        for connection, deadline in list(self.lingering.items()):
+            if now >= deadline:
+                del self.lingering[connection]
+                if (<HttpProtocol>connection).channel is not None:
+                    (<HttpProtocol>connection).channel.close()
+
+    def listen(self, listener):
+        """Accept TCP connections of a listening, non-blocking socket, on our own transport."""
+        self.acceptors.append(make_acceptor(self.poller, listener, self))
+
+    def listen_on_loop(self, listener, **options):
+        """Accept connections of a listening socket onto transports of the loop.
+
+        options:  for loop.connect_accepted_socket, e.g. ssl=
+        """
+        def accepted(sock):
+            sock.setblocking(False)
+            task = self.loop.create_task(
+                self.loop.connect_accepted_socket(self.protocol, sock, **options))
+            opening.add(task)
+            task.add_done_callback(opened)
+
+        def opened(task):
+            opening.discard(task)
+            if not task.cancelled() and task.exception() is not None:
+                logger.debug("a connection did not open: %r", task.exception())
+
+        opening = set()
+        self.acceptors.append(Acceptor.over_loop(self.poller, listener, accepted))
+
+    def stop_listening(self):
+        """Accept what is queued, then leave the listeners alone; they stay open."""
+        while self.acceptors:
+            self.acceptors.pop().stop()
+
+    def drain(self):
+        """Close idle connections now, and every other one behind its last answer."""
+        self.draining = True
+        for connection in list(self.alive):
+            (<HttpProtocol>connection).drain()
+
+    def abort(self):
+        """Cancel the handlers that still run and drop every connection."""
+        for connection in list(self.alive):
+            (<HttpProtocol>connection).leave_all()
+            if (<HttpProtocol>connection).channel is not None:
+                (<HttpProtocol>connection).channel.abort()
+
+    def close(self):
+        """Leave the loop; the engine cannot be used again."""
+        self.stop_listening()
+        self.abort()
+        if self.poller is not None:
+            self.poller.close()
+
+    def continue_later(self, HttpProtocol connection):
+        if not connection.scheduled:
+            connection.scheduled = True
+            if not self.later:
+                self.loop.call_soon(self.continue_now)
+            self.later.append(connection)
+
+    def continue_now(self):
+        """Give the connections whose turn was cut short another one."""
+        cdef HttpProtocol connection
+        cdef list later = self.later
+        self.later = []
+        for connection in later:
+            connection.scheduled = False
+            connection.proceed()
+
+    def report(self, request, error):
+        """Let the application see an exception that nobody can be answered for."""
+        if self.on_error is None:
+            self.log(request, error)
+            return
+        try:
+            value = self.on_error(request, error)
+            if hasattr(value, "close"):
+                value.close()       # a coroutine that nobody will await
+        except Exception as second:
+            self.log(request, second)
+
+    def log(self, request, error):
+        """The traceback of a handler's mistake; nothing of it goes to the client."""
+        what = "a request" if request is None else f"{request.method} {request.path!a}"
+        logger.error("exception while answering %s", what, exc_info=error)

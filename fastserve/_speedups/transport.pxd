@@ -1,0 +1,86 @@
+# Bytes in and out of one connection. Knows nothing of HTTP.
+#
+# Two ways to move them behind one interface: SocketTransport, with our own recv and send
+# on a file descriptor that a Poller watches, and LoopChannel, over a transport of the
+# event loop (TLS, unix sockets, the fakes of the tests).
+
+from libc.stdint cimport uint32_t
+
+cdef class Protocol:
+    # What a transport delivers to. The `cpdef` side is asyncio's Protocol.
+    cdef int connected(self, Channel channel) except -1
+    cdef int receive(self, const char* data, Py_ssize_t size) except -1  # data dies on return
+    cpdef eof_received(self)            # the peer sends no more; true keeps the way out open
+    cpdef connection_lost(self, error)  # once, the last call
+    cpdef pause_writing(self)           # the backlog is over its high-water mark
+    cpdef resume_writing(self)          # and under its low one again
+
+cdef class ProtocolFactory:
+    cdef Protocol make(self)
+
+cdef class Watcher:
+    # Something with a file descriptor that a Poller watches.
+    cdef int fd                     # -1 once closed
+    cdef uint32_t generation        # tells a late event for a reused fd from a current one
+    cdef uint32_t mask              # the events asked for
+    cdef int ready(self, uint32_t events) except -1
+
+cdef class Channel(Watcher):
+    # The way out of a connection. (A Watcher, since one kind is both and Cython knows
+    # single inheritance only.) write() sends at once what the kernel takes, keeps the rest.
+    cdef int write(self, const char* data, Py_ssize_t size) except -1
+    # The same, with a body that is kept by reference instead of copied.
+    cdef int write_pair(self, const char* data, Py_ssize_t size, bytes body) except -1
+    cdef int pause_reading(self) except -1
+    cdef int resume_reading(self) except -1
+    cdef int shutdown_output(self) except -1    # FIN behind what is written; reading goes on
+    # Both may call connection_lost before they return: make them the last thing you do.
+    cdef int close(self) except -1              # behind what is written
+    cdef int abort(self) except -1              # at once
+    cdef object peer(self)                      # (host, port, ...), a path, or None
+    cdef bint encrypted(self)
+
+cdef class LoopChannel(Channel):
+    cdef object transport
+
+cdef class Poller:
+    cdef readonly object loop
+    cdef int epoll_fd               # -1: every descriptor goes to loop.add_reader
+    cdef list watchers              # by fd
+    cdef uint32_t generation
+    cdef char* scratch              # one read's worth of bytes, shared by all connections
+    cdef list doomed                # transports whose connection_lost is due
+    cdef bint doom_scheduled
+    cdef int watch(self, Watcher watcher, uint32_t mask) except -1
+    cdef int change(self, Watcher watcher, uint32_t mask) except -1
+    cdef int forget(self, Watcher watcher) except -1
+    cdef int doom(self, SocketTransport transport) except -1
+    cdef int dispatch(self, Watcher watcher, uint32_t events) except -1
+
+cdef class SocketTransport(Channel):
+    cdef Poller poller
+    cdef Protocol protocol
+    cdef list backlog               # bytes the kernel has not taken, in order; None when empty
+    cdef Py_ssize_t backlog_offset  # sent of backlog[0]
+    cdef Py_ssize_t backlog_size    # still to send, over all of them
+    cdef bint reading
+    cdef bint writing_paused
+    cdef bint closing               # close when the backlog is empty
+    cdef bint ending                # FIN when the backlog is empty
+    cdef object error               # why the connection is lost
+    cdef object address
+    cdef int set_mask(self) except -1
+    cdef int keep(self, bytes data, Py_ssize_t offset) except -1
+    cdef int flush_backlog(self) except -1
+    cdef int fail(self, int code) except -1
+    cdef int lose(self) except -1
+
+cdef class Acceptor(Watcher):
+    cdef Poller poller
+    cdef object listener            # the socket object; owned by the caller, never closed here
+    cdef ProtocolFactory factory    # None: hand the accepted socket to `accepted`
+    cdef object accepted
+    cdef double last_complaint
+    cdef int accept_some(self, int limit) except -1
+
+cdef Acceptor make_acceptor(Poller poller, object listener, ProtocolFactory factory)

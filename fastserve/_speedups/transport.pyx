@@ -1,0 +1,616 @@
+# Sockets and the poller: see transport.pxd for the contract.
+#
+# The poller keeps an epoll set of its own and gives the event loop one descriptor: the
+# set itself. One wake-up of the loop then serves every ready connection, without a
+# handle, a context switch and a GIL round trip for each, and an idle connection costs no
+# loop object. Where there is no epoll, each descriptor goes to loop.add_reader instead.
+#
+# System calls here never block, so the GIL stays held: giving it up costs more than they do.
+
+import errno
+import logging
+import os
+import socket
+import time
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport uint64_t
+from libc.stdlib cimport free, malloc
+
+cdef extern from *:
+    """
+    #include <errno.h>
+    #include <fcntl.h>
+    #include <netinet/in.h>
+    #include <netinet/tcp.h>
+    #include <stdint.h>
+    #include <sys/socket.h>
+    #include <sys/uio.h>
+    #include <unistd.h>
+    #ifdef __linux__
+    #include <sys/epoll.h>
+    #define FS_HAVE_EPOLL 1
+    static int fs_accept(int fd) { return accept4(fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC); }
+    #else
+    /* The names only; FS_HAVE_EPOLL keeps them from being used. */
+    #define FS_HAVE_EPOLL 0
+    enum { EPOLLIN = 1, EPOLLOUT = 4, EPOLLERR = 8, EPOLLHUP = 16,
+           EPOLL_CTL_ADD = 1, EPOLL_CTL_DEL = 2, EPOLL_CTL_MOD = 3, EPOLL_CLOEXEC = 0 };
+    union epoll_data { uint64_t u64; };
+    struct epoll_event { uint32_t events; union epoll_data data; };
+    static int epoll_create1(int flags) { (void)flags; errno = ENOSYS; return -1; }
+    static int epoll_ctl(int e, int op, int fd, struct epoll_event *v)
+    { (void)e; (void)op; (void)fd; (void)v; errno = ENOSYS; return -1; }
+    static int epoll_wait(int e, struct epoll_event *v, int n, int t)
+    { (void)e; (void)v; (void)n; (void)t; errno = ENOSYS; return -1; }
+    static int fs_accept(int listener)
+    {
+        int one = 1, fd = accept(listener, NULL, NULL);
+        if (fd < 0) return fd;
+        fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
+        fcntl(fd, F_SETFD, FD_CLOEXEC);
+        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+        return fd;
+    }
+    #endif
+    #ifndef MSG_NOSIGNAL
+    #define MSG_NOSIGNAL 0
+    #endif
+    #define try_again(code) ((code) == EAGAIN || (code) == EWOULDBLOCK || (code) == EINTR)
+    static ssize_t fs_send_pair(int fd, const char *a, size_t n, const char *b, size_t m)
+    {
+        struct iovec parts[2] = {{(void *)a, n}, {(void *)b, m}};
+        struct msghdr message = {0};
+        message.msg_iov = parts;
+        message.msg_iovlen = 2;
+        return sendmsg(fd, &message, MSG_NOSIGNAL);
+    }
+    """
+    enum: FS_HAVE_EPOLL
+    enum: EPOLLIN
+    enum: EPOLLOUT
+    enum: EPOLLERR
+    enum: EPOLLHUP
+    enum: EPOLL_CTL_ADD
+    enum: EPOLL_CTL_DEL
+    enum: EPOLL_CTL_MOD
+    enum: EPOLL_CLOEXEC
+    enum: MSG_NOSIGNAL
+    enum: SHUT_WR
+    bint try_again(int code)
+    enum: ECONNRESET
+    int c_errno "errno"
+    union epoll_data:
+        uint64_t u64
+    struct epoll_event:
+        uint32_t events
+        epoll_data data
+    int epoll_create1(int flags) nogil
+    int epoll_ctl(int epoll, int operation, int fd, epoll_event* event) nogil
+    int epoll_wait(int epoll, epoll_event* events, int count, int timeout_ms) nogil
+    int fs_accept(int fd) nogil
+    ssize_t recv(int fd, void* data, size_t size, int flags) nogil
+    ssize_t send(int fd, const void* data, size_t size, int flags) nogil
+    ssize_t fs_send_pair(int fd, const char* a, size_t n, const char* b, size_t m) nogil
+    int c_shutdown "shutdown"(int fd, int how) nogil
+    int c_close "close"(int fd) nogil
+
+cdef enum:
+    SCRATCH_BYTES = 256 * 1024      # of one read
+    EVENTS_PER_TURN = 128           # connections served per wake-up of the loop
+    ACCEPTS_PER_TURN = 64
+    BACKLOG_HIGH = 64 * 1024        # pause_writing above
+    BACKLOG_LOW = 16 * 1024         # resume_writing at or below
+
+logger = logging.getLogger("fastserve.error")
+
+
+cdef class Protocol:
+    cdef int connected(self, Channel channel) except -1:
+        return 0
+
+    cdef int receive(self, const char* data, Py_ssize_t size) except -1:
+        return 0
+
+    cpdef eof_received(self):
+        return None
+
+    cpdef connection_lost(self, error):
+        pass
+
+    cpdef pause_writing(self):
+        pass
+
+    cpdef resume_writing(self):
+        pass
+
+
+cdef class ProtocolFactory:
+    cdef Protocol make(self):
+        raise NotImplementedError
+
+
+cdef class Watcher:
+    def __cinit__(self):
+        self.fd = -1
+
+    cdef int ready(self, uint32_t events) except -1:
+        raise NotImplementedError
+
+    def on_readable(self):
+        """The callback for loop.add_reader, where there is no epoll."""
+        self.ready(EPOLLIN)
+
+    def on_writable(self):
+        """The callback for loop.add_writer, where there is no epoll."""
+        self.ready(EPOLLOUT)
+
+
+cdef class Channel(Watcher):
+    cdef int write(self, const char* data, Py_ssize_t size) except -1:
+        raise NotImplementedError
+
+    cdef int write_pair(self, const char* data, Py_ssize_t size, bytes body) except -1:
+        raise NotImplementedError
+
+    cdef int pause_reading(self) except -1:
+        raise NotImplementedError
+
+    cdef int resume_reading(self) except -1:
+        raise NotImplementedError
+
+    cdef int shutdown_output(self) except -1:
+        raise NotImplementedError
+
+    cdef int close(self) except -1:
+        raise NotImplementedError
+
+    cdef int abort(self) except -1:
+        raise NotImplementedError
+
+    cdef object peer(self):
+        return None
+
+    cdef bint encrypted(self):
+        return False
+
+
+cdef class LoopChannel(Channel):
+    """A channel over an asyncio transport."""
+
+    def __init__(self, transport):
+        self.transport = transport
+        # uvloop's low mark is 16 bytes by default; a response would trickle.
+        set_limits = getattr(transport, "set_write_buffer_limits", None)
+        if set_limits is not None:
+            set_limits(BACKLOG_HIGH, BACKLOG_LOW)
+
+    cdef int write(self, const char* data, Py_ssize_t size) except -1:
+        self.transport.write(PyBytes_FromStringAndSize(data, size))
+        return 0
+
+    cdef int write_pair(self, const char* data, Py_ssize_t size, bytes body) except -1:
+        self.transport.writelines([PyBytes_FromStringAndSize(data, size), body])
+        return 0
+
+    cdef int pause_reading(self) except -1:
+        self.transport.pause_reading()
+        return 0
+
+    cdef int resume_reading(self) except -1:
+        self.transport.resume_reading()
+        return 0
+
+    cdef int shutdown_output(self) except -1:
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        else:
+            self.transport.close()
+        return 0
+
+    cdef int close(self) except -1:
+        self.transport.close()
+        return 0
+
+    cdef int abort(self) except -1:
+        self.transport.abort()
+        return 0
+
+    cdef object peer(self):
+        return self.transport.get_extra_info("peername")
+
+    cdef bint encrypted(self):
+        return self.transport.get_extra_info("sslcontext") is not None
+
+
+cdef class Poller:
+    """Watches the sockets of one worker and serves them from one callback of the loop.
+
+    loop:       the event loop; it must have add_reader
+    use_epoll:  False to give each descriptor to the loop (the only way where there is no epoll)
+    """
+
+    def __cinit__(self):
+        self.epoll_fd = -1
+        self.scratch = <char*>malloc(SCRATCH_BYTES)
+        if self.scratch == NULL:
+            raise MemoryError
+
+    def __init__(self, loop, *, bint use_epoll=True):
+        self.loop = loop
+        self.watchers = []
+        self.doomed = []
+        if FS_HAVE_EPOLL and use_epoll:
+            self.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
+            if self.epoll_fd < 0:
+                raise OSError(c_errno, os.strerror(c_errno))
+            loop.add_reader(self.epoll_fd, self.turn)
+
+    def __dealloc__(self):
+        if self.epoll_fd >= 0:
+            c_close(self.epoll_fd)
+        free(self.scratch)
+
+    def close(self):
+        """Leave the loop. Every transport must be closed before."""
+        if self.epoll_fd >= 0:
+            self.loop.remove_reader(self.epoll_fd)
+            c_close(self.epoll_fd)
+            self.epoll_fd = -1
+        self.watchers.clear()
+
+    def turn(self):
+        """Serve what is ready, at most once each."""
+        cdef epoll_event events[EVENTS_PER_TURN]
+        cdef Watcher watcher
+        cdef Py_ssize_t fd
+        cdef int count, i
+        count = epoll_wait(self.epoll_fd, events, EVENTS_PER_TURN, 0)
+        for i in range(count):
+            fd = <Py_ssize_t>(events[i].data.u64 & 0xFFFFFFFF)
+            if fd >= len(self.watchers):
+                continue
+            watcher = <Watcher>self.watchers[fd]
+            # An earlier event of this turn may have closed it, even reused its number.
+            if watcher is None or watcher.generation != <uint32_t>(events[i].data.u64 >> 32):
+                continue
+            self.dispatch(watcher, events[i].events)
+        if self.doomed:
+            self.bury()
+
+    cdef int dispatch(self, Watcher watcher, uint32_t events) except -1:
+        # Our own mistakes cost one connection, not the worker (KeyboardInterrupt and
+        # SystemExit leave through the loop, as from any callback).
+        try:
+            watcher.ready(events)
+        except Exception:
+            logger.exception("unexpected error in a connection, which is dropped")
+            if isinstance(watcher, SocketTransport):
+                (<SocketTransport>watcher).abort()
+        return 0
+
+    cdef int watch(self, Watcher watcher, uint32_t mask) except -1:
+        cdef epoll_event event
+        cdef Py_ssize_t fd = watcher.fd
+        self.generation += 1
+        watcher.generation = self.generation
+        watcher.mask = mask
+        if self.epoll_fd < 0:
+            return self.change_on_loop(watcher, 0, mask)
+        while len(self.watchers) <= fd:
+            self.watchers.append(None)
+        event.events = mask
+        event.data.u64 = (<uint64_t>watcher.generation << 32) | <uint32_t>watcher.fd
+        if epoll_ctl(self.epoll_fd, EPOLL_CTL_ADD, watcher.fd, &event) < 0:
+            raise OSError(c_errno, os.strerror(c_errno))
+        self.watchers[fd] = watcher
+        return 0
+
+    cdef int change(self, Watcher watcher, uint32_t mask) except -1:
+        cdef epoll_event event
+        if mask == watcher.mask or watcher.fd < 0:
+            return 0
+        if self.epoll_fd < 0:
+            self.change_on_loop(watcher, watcher.mask, mask)
+            watcher.mask = mask
+            return 0
+        watcher.mask = mask
+        event.events = mask
+        event.data.u64 = (<uint64_t>watcher.generation << 32) | <uint32_t>watcher.fd
+        if epoll_ctl(self.epoll_fd, EPOLL_CTL_MOD, watcher.fd, &event) < 0:
+            raise OSError(c_errno, os.strerror(c_errno))
+        return 0
+
+    cdef int forget(self, Watcher watcher) except -1:
+        cdef epoll_event event
+        cdef Py_ssize_t fd = watcher.fd
+        if self.epoll_fd < 0:
+            self.change_on_loop(watcher, watcher.mask, 0)
+        elif fd < len(self.watchers) and self.watchers[fd] is watcher:
+            # A registration belongs to the open file, which a forked child may share:
+            # remove it, do not rely on close().
+            epoll_ctl(self.epoll_fd, EPOLL_CTL_DEL, watcher.fd, &event)
+            self.watchers[fd] = None
+        watcher.mask = 0
+        watcher.generation = 0
+        return 0
+
+    def change_on_loop(self, Watcher watcher, uint32_t before, uint32_t after):
+        if (before ^ after) & EPOLLIN:
+            if after & EPOLLIN:
+                self.loop.add_reader(watcher.fd, watcher.on_readable)
+            else:
+                self.loop.remove_reader(watcher.fd)
+        if (before ^ after) & EPOLLOUT:
+            if after & EPOLLOUT:
+                self.loop.add_writer(watcher.fd, watcher.on_writable)
+            else:
+                self.loop.remove_writer(watcher.fd)
+        return 0
+
+    cdef int doom(self, SocketTransport transport) except -1:
+        self.doomed.append(transport)
+        if not self.doom_scheduled:
+            self.doom_scheduled = True
+            self.loop.call_soon(self.bury)
+        return 0
+
+    def bury(self):
+        """Tell the protocols of broken connections, outside of their own calls."""
+        cdef SocketTransport transport
+        self.doom_scheduled = False
+        while self.doomed:
+            transport = self.doomed.pop()
+            transport.lose()
+
+
+cdef class SocketTransport(Channel):
+    """One connected, non-blocking socket; owns the descriptor."""
+
+    cdef int set_mask(self) except -1:
+        cdef uint32_t mask = 0
+        if self.reading:
+            mask |= EPOLLIN
+        if self.backlog is not None:
+            mask |= EPOLLOUT
+        return self.poller.change(self, mask)
+
+    cdef int ready(self, uint32_t events) except -1:
+        cdef ssize_t count
+        if events & EPOLLOUT and self.backlog is not None:
+            self.flush_backlog()
+            if self.fd < 0:
+                return 0
+        if events & EPOLLIN and self.reading:
+            count = recv(self.fd, self.poller.scratch, SCRATCH_BYTES, 0)
+            if count > 0:
+                return self.protocol.receive(self.poller.scratch, count)
+            if count == 0:
+                self.reading = False
+                self.set_mask()
+                if not self.protocol.eof_received():
+                    self.close()
+                return 0
+            if try_again(c_errno):
+                return 0
+            self.fail(c_errno)
+        elif events & (EPOLLERR | EPOLLHUP):
+            # Both directions are gone; with reading paused, nobody would ever notice.
+            self.fail(ECONNRESET)
+        return 0
+
+    cdef int write(self, const char* data, Py_ssize_t size) except -1:
+        cdef ssize_t count
+        if self.fd < 0 or self.error is not None:
+            return 0
+        if self.backlog is not None:
+            return self.keep(PyBytes_FromStringAndSize(data, size), 0)
+        count = send(self.fd, data, size, MSG_NOSIGNAL)
+        if count == size:
+            return 0
+        if count < 0:
+            if not try_again(c_errno):
+                return self.fail(c_errno)
+            count = 0
+        return self.keep(PyBytes_FromStringAndSize(data + count, size - count), 0)
+
+    cdef int write_pair(self, const char* data, Py_ssize_t size, bytes body) except -1:
+        cdef ssize_t count
+        cdef Py_ssize_t body_size = PyBytes_GET_SIZE(body)
+        if self.fd < 0 or self.error is not None:
+            return 0
+        if self.backlog is not None:
+            self.keep(PyBytes_FromStringAndSize(data, size), 0)
+            return self.keep(body, 0)
+        count = fs_send_pair(self.fd, data, size, PyBytes_AS_STRING(body), body_size)
+        if count == size + body_size:
+            return 0
+        if count < 0:
+            if not try_again(c_errno):
+                return self.fail(c_errno)
+            count = 0
+        if count < size:
+            self.keep(PyBytes_FromStringAndSize(data + count, size - count), 0)
+            count = size
+        return self.keep(body, count - size)
+
+    cdef int keep(self, bytes data, Py_ssize_t offset) except -1:
+        if self.backlog is None:
+            self.backlog = []
+            self.backlog_offset = offset
+            self.backlog_size = -offset
+            self.set_mask()
+        elif offset:
+            data = data[offset:]
+        self.backlog.append(data)
+        self.backlog_size += PyBytes_GET_SIZE(data)
+        if self.backlog_size > BACKLOG_HIGH and not self.writing_paused:
+            self.writing_paused = True
+            self.protocol.pause_writing()
+        return 0
+
+    cdef int flush_backlog(self) except -1:
+        cdef bytes data
+        cdef Py_ssize_t left
+        cdef ssize_t count
+        while self.backlog:
+            data = self.backlog[0]
+            left = PyBytes_GET_SIZE(data) - self.backlog_offset
+            count = send(self.fd, PyBytes_AS_STRING(data) + self.backlog_offset, left, MSG_NOSIGNAL)
+            if count < 0:
+                if try_again(c_errno):
+                    return 0
+                return self.fail(c_errno)
+            self.backlog_size -= count
+            if count < left:
+                self.backlog_offset += count
+                break
+            self.backlog_offset = 0
+            del self.backlog[0]
+        if not self.backlog:
+            self.backlog = None
+            self.set_mask()
+            if self.closing:
+                return self.lose()
+            if self.ending:
+                c_shutdown(self.fd, SHUT_WR)
+        if self.writing_paused and self.backlog_size <= BACKLOG_LOW:
+            self.writing_paused = False
+            self.protocol.resume_writing()
+        return 0
+
+    cdef int pause_reading(self) except -1:
+        self.reading = False
+        return self.set_mask()
+
+    cdef int resume_reading(self) except -1:
+        if self.closing:
+            return 0
+        self.reading = True
+        return self.set_mask()
+
+    cdef int shutdown_output(self) except -1:
+        if self.fd >= 0 and not self.ending:
+            self.ending = True
+            if self.backlog is None:
+                c_shutdown(self.fd, SHUT_WR)
+        return 0
+
+    cdef int close(self) except -1:
+        if self.backlog is None:
+            return self.lose()
+        self.closing = True
+        self.reading = False
+        return self.set_mask()
+
+    cdef int abort(self) except -1:
+        return self.lose()
+
+    cdef int fail(self, int code) except -1:
+        # The protocol may be in the middle of something: tell it afterwards.
+        if self.error is None:
+            self.error = OSError(code, os.strerror(code))
+            self.reading = False
+            self.backlog = None
+            self.backlog_size = 0
+            self.poller.forget(self)
+            self.poller.doom(self)
+        return 0
+
+    cdef int lose(self) except -1:
+        cdef Protocol protocol = self.protocol
+        if self.fd < 0:
+            return 0
+        self.poller.forget(self)
+        c_close(self.fd)
+        self.fd = -1
+        self.backlog = None
+        self.protocol = None
+        protocol.connection_lost(self.error)
+        return 0
+
+    cdef object peer(self):
+        if self.address is None and self.fd >= 0:
+            view = socket.socket(fileno=self.fd)
+            try:
+                self.address = view.getpeername()
+            except OSError:
+                return None     # gone already
+            finally:
+                view.detach()
+        return self.address
+
+
+cdef class Acceptor(Watcher):
+    """Accepts the connections of one listening socket, which stays its caller's."""
+
+    @staticmethod
+    def over_loop(Poller poller, listener, accepted):
+        """Accept and hand each socket to `accepted` (for transports of the loop)."""
+        cdef Acceptor acceptor = make_acceptor(poller, listener, None)
+        acceptor.accepted = accepted
+        return acceptor
+
+    cdef int ready(self, uint32_t events) except -1:
+        return self.accept_some(ACCEPTS_PER_TURN)
+
+    cdef int accept_some(self, int limit) except -1:
+        cdef SocketTransport transport
+        cdef int fd
+        while limit > 0:
+            limit -= 1
+            fd = fs_accept(self.fd)
+            if fd < 0:
+                return self.cannot_accept(c_errno)
+            if self.factory is None:
+                self.accepted(socket.socket(fileno=fd))
+                continue
+            transport = SocketTransport.__new__(SocketTransport)
+            transport.fd = fd
+            transport.poller = self.poller
+            transport.reading = True
+            transport.protocol = self.factory.make()
+            transport.protocol.connected(transport)
+            self.poller.watch(transport, EPOLLIN)
+        return 0
+
+    def cannot_accept(self, int code):
+        if code in OUT_OF_RESOURCES:
+            # Leave the queue to the kernel for a moment instead of spinning on it.
+            now = time.monotonic()
+            if now - self.last_complaint >= 10:
+                self.last_complaint = now
+                logger.error("cannot accept connections: %s; they wait", os.strerror(code))
+            self.poller.change(self, 0)
+            self.poller.loop.call_later(0.5, self.poll_again)
+        elif code not in NOTHING_TO_ACCEPT:
+            raise OSError(code, os.strerror(code))
+        return 0
+
+    def poll_again(self):
+        if self.fd >= 0:
+            self.poller.change(self, EPOLLIN)
+
+    def stop(self):
+        """Accept what is queued, then leave the listener alone."""
+        if self.fd >= 0:
+            self.accept_some(0x7FFFFFFF)
+            self.poller.forget(self)
+            self.fd = -1
+
+
+OUT_OF_RESOURCES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS))
+# ECONNABORTED and EPROTO are a client that left while it was queued.
+NOTHING_TO_ACCEPT = frozenset((
+    errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR, errno.ECONNABORTED, errno.EPROTO))
+
+
+cdef Acceptor make_acceptor(Poller poller, object listener, ProtocolFactory factory):
+    cdef Acceptor acceptor = Acceptor.__new__(Acceptor)
+    acceptor.poller = poller
+    acceptor.listener = listener
+    acceptor.factory = factory
+    acceptor.fd = listener.fileno()
+    acceptor.last_complaint = -10
+    poller.watch(acceptor, EPOLLIN)
+    return acceptor
