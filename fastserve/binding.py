@@ -359,8 +359,6 @@ def _callable(target: Target, pool: BlockingPool) -> tuple[Callable[..., Any], b
         if runs_async:
             raise target.error("is async and marked @blocking. Remove @blocking, or make it a def")
         return functools.partial(pool.run, endpoint), True
-    if not runs_async and is_async(_function(endpoint)):
-        return _awaiting(endpoint), True
     return endpoint, runs_async
 
 
@@ -376,13 +374,3 @@ def _is_a(question: Callable[[Any], bool], endpoint: Any) -> bool:
     return question(endpoint) or (
         not inspect.isroutine(endpoint) and question(getattr(type(endpoint), "__call__", None))
     )
-
-
-def _awaiting(endpoint: Callable[..., Any]) -> Callable[..., Any]:
-    """A plain wrapper around an async handler: it may pass the coroutine on, or its own value."""
-
-    async def call(*args: Any, **kwargs: Any) -> Any:
-        value = endpoint(*args, **kwargs)
-        return await value if inspect.isawaitable(value) else value
-
-    return call

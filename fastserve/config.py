@@ -121,7 +121,7 @@ class Config:
     max_pipelined: int = _setting(
         16, LIMITS, whole(1, 10_000), "Requests of one connection under way at once.")
     lingering_close_bytes: int = _setting(
-        65536, LIMITS, whole(0, 2**31 - 1), "Unread body that is drained before closing.")
+        262144, LIMITS, whole(0, 2**31 - 1), "Unread body that is drained before closing.")
 
     lingering_close_s: float = _setting(
         2.0, TIMES, seconds(0, 3600), "How long an unread body is drained before closing.")
