@@ -1,0 +1,203 @@
+"""The command line: `fastserve run MODULE:APP`, `fastserve routes MODULE:APP`, `--version`.
+
+Every option of `run` comes from the table in `config.py`. Exit status: 0 served and
+stopped; 1 the application or an address is no good; 2 wrong usage; 3 its start-up failed.
+A failure is one line on stderr, under the user's own traceback where the user's code
+raised, and never a traceback of ours.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import click
+
+from fastserve.config import Config
+from fastserve.errors import ConfigError, FastserveError, ImportTargetError
+
+IMPORTING = "Importing"
+Command = Callable[..., Any]
+
+
+class GroupedCommand(click.Command):
+    """A command whose help lists its options by group, in the order of the settings."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None and isinstance(parameter, GroupedOption):
+                groups.setdefault(parameter.group, []).append(record)
+        for title, records in groups.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
+class GroupedOption(click.Option):
+    """An option that knows its group."""
+
+    def __init__(self, *args: Any, group: str, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.group = group
+
+
+class Octal(click.ParamType):
+    """Permissions, as chmod takes them."""
+
+    name = "octal"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        try:
+            return int(value, 8)
+        except ValueError:
+            self.fail(f"{value!r} is not an octal number such as 660", param, ctx)
+
+
+def _option(setting: dataclasses.Field[Any]) -> GroupedOption:
+    """The flag of one setting. Left out it is None, so that the Config's default holds."""
+    about = setting.metadata
+    several = isinstance(setting.default, tuple)
+    kind: Any = about.get("type") or (str if several else type(setting.default))
+    shown = setting.default
+    if about.get("octal"):
+        kind, shown = Octal(), f"{setting.default:o}"
+    elif about["choices"]:
+        kind = click.Choice(about["choices"])
+    text = about["help"]
+    if shown not in (None, ()):
+        text = f"{text} [{shown}]"
+    return GroupedOption(
+        ["--" + setting.name.replace("_", "-"), setting.name],
+        type=kind,
+        multiple=several,
+        default=None,
+        help=text,
+        metavar="ADDR" if several else None,
+        group=about["group"],
+    )
+
+
+def _with_settings(command: Command) -> Command:
+    for setting in reversed(dataclasses.fields(Config)):
+        option = _option(setting)
+        if not hasattr(command, "__click_params__"):
+            command.__click_params__ = []  # type: ignore[attr-defined]
+        command.__click_params__.append(option)  # type: ignore[attr-defined]
+    return command
+
+
+def _with_target(command: Command) -> Command:
+    for decorate in (
+        click.option("--factory", is_flag=True, cls=GroupedOption, group=IMPORTING,
+                     help="APP is a function that makes the application."),
+        click.option("--app-dir", metavar="DIR", cls=GroupedOption, group=IMPORTING,
+                     type=click.Path(exists=True, file_okay=False),
+                     help="Look for MODULE here instead of in the current directory."),
+        click.argument("target", metavar="MODULE:APP", callback=_check_target),
+    ):
+        command = decorate(command)
+    return command
+
+
+def _check_target(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    module, colon, attribute = value.partition(":")
+    if not module or (colon and not attribute) or ":" in attribute:
+        raise click.BadParameter(f"{value!r} is not MODULE:APP, for example main:app or app/main.py")
+    return value
+
+
+def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        click.echo(version_line())
+        ctx.exit()
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False,
+              callback=_show_version, help="Show the versions of what is installed.")
+def main() -> None:
+    """Serve Python web applications over HTTP/1.1.
+
+    \b
+      fastserve run main:app               the attribute `app` of main.py
+      fastserve run app/main.py --port 80  a file; `:app` is the default
+      fastserve routes main:app            what it answers
+    """
+
+
+@main.command(cls=GroupedCommand)
+@_with_target
+@_with_settings
+def run(target: str, factory: bool, app_dir: str | None, **settings: Any) -> None:
+    """Serve the application MODULE:APP.
+
+    MODULE is a dotted module or the path of a Python file.
+    """
+    settings["bind"] = settings["bind"] or None
+    try:
+        config = Config.load(settings)
+    except ConfigError as error:
+        raise click.UsageError(str(error)) from None
+    from fastserve import worker
+
+    app = _load(target, app_dir, factory)
+    try:
+        status = worker.run(app, config)
+    except FastserveError as error:
+        _fail(str(error))
+    worker.leave_threads_behind(app, status)
+    sys.exit(status)
+
+
+@main.command(cls=GroupedCommand)
+@_with_target
+def routes(target: str, factory: bool, app_dir: str | None) -> None:
+    """List the routes of the application MODULE:APP."""
+    from fastserve.binding import describe
+
+    app = _load(target, app_dir, factory)
+    rows = [("METHODS", "PATH", "NAME", "HANDLER")]
+    for route in app.routes:
+        rows.append((",".join(route.methods), route.path, route.name, describe(route.endpoint)))
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
+        click.echo("  ".join([*cells, row[3]]))
+
+
+def _load(target: str, app_dir: str | None, factory: bool) -> Any:
+    from fastserve.target import load_app
+
+    try:
+        return load_app(target, app_dir=app_dir, factory=factory)
+    except ImportTargetError as error:
+        shown = getattr(error, "traceback", None)
+        if shown:
+            click.echo(shown, err=True)
+        _fail(str(error))
+
+
+def _fail(reason: str) -> NoReturn:
+    click.echo(f"fastserve: {reason}", err=True)
+    sys.exit(1)
+
+
+def version_line() -> str:
+    """The versions a bug report needs, on one line."""
+    from importlib import metadata
+
+    import fastserve
+    from fastserve._speedups.plan import Plan
+
+    parts = [f"CPython {platform.python_version()}"]
+    parts += [f"{name} {metadata.version(name)}" for name in ("uvloop", "httptools", "orjson")]
+    # a compiled function is of a type in a module named by its compiler: _cython_3_1_0
+    compiler = type(Plan.invoke).__module__.removeprefix("_cython_").replace("_", ".")
+    parts.append(f"Cython {compiler}")
+    return f"fastserve {fastserve.__version__} ({', '.join(parts)})"

@@ -1,0 +1,199 @@
+"""Settings: one frozen Config, every limit with its unit, every mistake explained.
+
+One table. A field `max_body_bytes` is the flag `--max-body-bytes` and the keyword
+`app.run(max_body_bytes=...)`; its help, group and check stand beside its default.
+Whatever cannot work is a ConfigError that names the setting, the value and the way out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastserve.errors import ConfigError
+
+LISTEN, SERVER, LIMITS, TIMES = "Where to listen", "Server", "Limits", "Time"
+LOG_LEVELS = ("critical", "error", "warning", "info", "debug")
+DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8000
+
+Check = Callable[[str, Any], None]
+
+
+def _fail(name: str, value: object, must: str) -> ConfigError:
+    return ConfigError(f"{name}={value!r}: {must}")
+
+
+def whole(low: int, high: int = 2**31 - 1) -> Check:
+    """A whole number from low to high."""
+
+    def check(name: str, value: Any) -> None:
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise _fail(name, value, f"must be a whole number from {low} to {high}")
+
+    return check
+
+
+def seconds(low: float, high: float = 86400) -> Check:
+    """A number of seconds from low to high."""
+
+    def check(name: str, value: Any) -> None:
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise _fail(name, value, "must be a number of seconds")
+        if not low <= value <= high:
+            raise _fail(name, value, f"must be from {low} to {high} seconds")
+
+    return check
+
+
+def one_of(*choices: str) -> Check:
+    """One of these words."""
+
+    def check(name: str, value: Any) -> None:
+        if value not in choices:
+            raise _fail(name, value, f"must be one of {', '.join(choices)}")
+
+    return check
+
+
+def text(name: str, value: Any) -> None:
+    """Some text without control characters."""
+    if not isinstance(value, str) or not value:
+        raise _fail(name, value, "must be some text")
+    if not value.isprintable():
+        raise _fail(name, value, "must not hold control characters")
+
+
+def texts(name: str, value: Any) -> None:
+    """A tuple of texts."""
+    if not isinstance(value, tuple):
+        raise _fail(name, value, "must be a list of addresses")
+    if not all(isinstance(item, str) and item and item.isprintable() for item in value):
+        raise _fail(name, value, "must be addresses without control characters")
+
+
+def _setting(default: Any, group: str, check: Check, help: str, **extra: Any) -> Any:
+    choices = extra.pop("choices", None)
+    return field(
+        default=default,
+        metadata={"group": group, "check": check, "help": help, "choices": choices, **extra},
+    )
+
+
+def _choice(default: str, group: str, choices: tuple[str, ...], help: str) -> Any:
+    return _setting(default, group, one_of(*choices), help, choices=choices)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that can be set about a server. The order is the order of the help page."""
+
+    host: str = _setting(DEFAULT_HOST, LISTEN, text, "Address or name to listen on; '::' is both families.")
+    port: int = _setting(DEFAULT_PORT, LISTEN, whole(0, 65535), "Port to listen on; 0 takes a free one.")
+    uds: str | None = _setting(None, LISTEN, text, "Listen on a unix socket at this path instead.", type=str)
+    uds_mode: int = _setting(
+        0o666, LISTEN, whole(0, 0o777), "Permissions of the unix socket, octal.", octal=True)
+    fd: int | None = _setting(
+        None, LISTEN, whole(0), "Adopt this listening socket (file descriptor) instead.", type=int)
+    bind: tuple[str, ...] = _setting(
+        (), LISTEN, texts, "HOST:PORT, [IPV6]:PORT, unix:PATH or fd://N; may be given several times.")
+    backlog: int = _setting(2048, LISTEN, whole(1), "Connections the kernel may hold for us.")
+
+    loop: str = _choice("uvloop", SERVER, ("uvloop", "asyncio"), "Event loop.")
+    http: str = _choice("native", SERVER, ("native", "httptools"), "HTTP parser.")
+    tasks: str = _choice("direct", SERVER, ("direct", "asyncio"), "How async handlers run.")
+    blocking_threads: int = _setting(
+        40, SERVER, whole(1, 10_000), "Threads for handlers marked @blocking.")
+    log_level: str = _choice("info", SERVER, LOG_LEVELS, "What to log.")
+
+    max_head_bytes: int = _setting(32768, LIMITS, whole(256, 2**24), "Request line and headers.")
+    max_field_bytes: int = _setting(8192, LIMITS, whole(64, 2**24), "One header line.")
+    max_headers: int = _setting(100, LIMITS, whole(1, 10_000), "Header lines of a request.")
+    max_target_bytes: int = _setting(8192, LIMITS, whole(16, 2**24), "The request target.")
+    max_body_bytes: int = _setting(
+        1048576, LIMITS, whole(0, 2**62), "A body read whole; a route may set its own.")
+    max_chunk_extension_bytes: int = _setting(
+        4096, LIMITS, whole(0, 2**24), "Chunk extensions of one body.")
+    max_trailer_bytes: int = _setting(8192, LIMITS, whole(0, 2**24), "The trailers of one body.")
+    max_trailers: int = _setting(32, LIMITS, whole(0, 10_000), "Trailer lines of one body.")
+    max_pipelined: int = _setting(
+        16, LIMITS, whole(1, 10_000), "Requests of one connection under way at once.")
+    lingering_close_bytes: int = _setting(
+        262144, LIMITS, whole(0, 2**31 - 1), "Unread body that is drained before closing.")
+
+    lingering_close_s: float = _setting(
+        2.0, TIMES, seconds(0, 3600), "How long an unread body is drained before closing.")
+    graceful_timeout_s: float = _setting(
+        30.0, TIMES, seconds(0), "How long requests may take to end when stopping.")
+
+    def __post_init__(self) -> None:
+        for setting in dataclasses.fields(self):
+            value = getattr(self, setting.name)
+            if value is not None or setting.default is not None:
+                setting.metadata["check"](setting.name, value)
+        self._check_together()
+
+    def _check_together(self) -> None:
+        """Settings that are fine alone and make no sense together."""
+        ways = [name for name in ("uds", "fd", "bind") if getattr(self, name) not in (None, ())]
+        if (self.host, self.port) != (DEFAULT_HOST, DEFAULT_PORT):
+            ways.append("host and port")
+        if len(ways) > 1:
+            raise ConfigError(
+                f"{' and '.join(ways)} contradict each other: "
+                "give one of them, or every address by bind"
+            )
+        if self.max_target_bytes > self.max_head_bytes:
+            raise ConfigError(
+                f"max_target_bytes={self.max_target_bytes} is more than "
+                f"max_head_bytes={self.max_head_bytes}, which holds it: raise max_head_bytes too"
+            )
+        if self.max_field_bytes > self.max_head_bytes:
+            raise ConfigError(
+                f"max_field_bytes={self.max_field_bytes} is more than "
+                f"max_head_bytes={self.max_head_bytes}, which holds it: raise max_head_bytes too"
+            )
+
+    @classmethod
+    def load(cls, given: Mapping[str, Any]) -> Config:
+        """A Config from what somebody gave by name; None means not given.
+
+        Raises ConfigError for a name that is no setting, with the nearest one that is.
+        """
+        names = [setting.name for setting in dataclasses.fields(cls)]
+        values = {}
+        for name, value in given.items():
+            if name not in names:
+                near = difflib.get_close_matches(name, names, n=1)
+                hint = f" Did you mean {near[0]}?" if near else f" There are: {', '.join(names)}"
+                raise ConfigError(f"{name}={value!r}: there is no such setting.{hint}")
+            if value is not None:
+                values[name] = value
+        if isinstance(values.get("bind"), str):
+            values["bind"] = (values["bind"],)
+        elif "bind" in values:
+            values["bind"] = tuple(values["bind"])
+        return cls(**values)
+
+    def engine_limits(self) -> dict[str, Any]:
+        """What the Engine takes as keywords."""
+        return {name: getattr(self, name) for name in ENGINE_SETTINGS}
+
+
+ENGINE_SETTINGS = (
+    "http",
+    "tasks",
+    "max_head_bytes",
+    "max_field_bytes",
+    "max_headers",
+    "max_target_bytes",
+    "max_body_bytes",
+    "max_chunk_extension_bytes",
+    "max_trailer_bytes",
+    "max_trailers",
+    "max_pipelined",
+    "lingering_close_s",
+    "lingering_close_bytes",
+)

@@ -1,0 +1,297 @@
+"""Listening sockets from a Config, opened before anything else can go wrong.
+
+An address is `HOST:PORT`, `[IPV6]:PORT`, `unix:PATH` or `fd://N`. A name is listened to on
+every address it has. `[::]` takes IPv4 as well (IPV6_V6ONLY off), unless an IPv4 address
+with the same port is listed beside it: then each family has its own socket.
+
+TCP sockets carry SO_REUSEPORT, so that the successor of this process can share the port.
+That alone would also let two strangers share it unnoticed, so each port is first bound
+without it: what is in use is refused. A unix socket's file is replaced only when nobody
+answers behind it, and removed at the end only when it is still ours.
+
+Every failure is a ConfigError of one line.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import socket
+import stat
+from dataclasses import dataclass, field
+
+from fastserve.config import Config
+from fastserve.errors import ConfigError
+
+_TCP = re.compile(r"(?:\[(?P<v6>[^\]]*)\]|(?P<host>[^:\[\]]+)):(?P<port>\d{1,5})")
+
+
+@dataclass
+class Listener:
+    """One listening, non-blocking socket.
+
+    label:  where it is, for people: http://127.0.0.1:8000, unix:/run/app.sock
+    path:   the file of a unix socket that is ours to remove
+    """
+
+    socket: socket.socket
+    label: str
+    path: str | None = None
+    identity: tuple[int, int] = field(default=(0, 0))   # device and inode of `path`
+
+    @property
+    def is_tcp(self) -> bool:
+        return self.socket.family in (socket.AF_INET, socket.AF_INET6)
+
+    def close(self) -> None:
+        """Close the socket and remove its file, if the file is still ours."""
+        self.socket.close()
+        if self.path is None:
+            return
+        try:
+            if _identity(self.path) == self.identity:
+                os.unlink(self.path)
+        except FileNotFoundError:
+            pass
+
+
+@dataclass(frozen=True)
+class Tcp:
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"port {self.port} on {self.host}"
+
+
+@dataclass(frozen=True)
+class Unix:
+    path: str
+
+
+@dataclass(frozen=True)
+class Inherited:
+    number: int
+
+
+Address = Tcp | Unix | Inherited
+
+
+def parse_address(text: str) -> Address:
+    """Read HOST:PORT, [IPV6]:PORT, unix:PATH or fd://N."""
+    if text.startswith("unix:") and len(text) > 5:
+        return Unix(text[5:])
+    if text.startswith("fd://") and text[5:].isascii() and text[5:].isdigit():
+        return Inherited(int(text[5:]))
+    match = _TCP.fullmatch(text)
+    if match is None or int(match["port"]) > 65535:
+        raise ConfigError(
+            f"bind={text!r}: must be HOST:PORT, [IPV6]:PORT, unix:PATH or fd://N "
+            "(every address: 0.0.0.0:8000 or [::]:8000)"
+        )
+    return Tcp(match["v6"] if match["host"] is None else match["host"], int(match["port"]))
+
+
+def addresses(config: Config) -> list[Address]:
+    """Every address a Config asks for."""
+    if config.bind:
+        return [parse_address(item) for item in config.bind]
+    if config.uds is not None:
+        return [Unix(config.uds)]
+    if config.fd is not None:
+        return [Inherited(config.fd)]
+    return [Tcp(config.host.strip("[]"), config.port)]
+
+
+def open_listeners(config: Config) -> list[Listener]:
+    """Open every listener, or none: a failure closes those already open."""
+    wanted = addresses(config)
+    opened: list[Listener] = []
+    try:
+        for address in wanted:
+            if isinstance(address, Tcp):
+                opened += _open_tcp(address, config.backlog, _ipv6_only(address, wanted))
+            elif isinstance(address, Unix):
+                opened.append(_open_unix(address.path, config.uds_mode, config.backlog))
+            else:
+                opened.append(_adopt(address.number))
+    except BaseException:
+        for listener in opened:
+            listener.close()
+        raise
+    return opened
+
+
+# --- TCP ---------------------------------------------------------------------------------
+
+
+def _ipv6_only(address: Tcp, wanted: list[Address]) -> bool:
+    return any(
+        isinstance(other, Tcp) and ":" not in other.host and other.port == address.port
+        for other in wanted
+    )
+
+
+def _open_tcp(address: Tcp, backlog: int, ipv6_only: bool) -> list[Listener]:
+    listeners: list[Listener] = []
+    port = address.port
+    try:
+        for family, sockaddr in _resolve(address):
+            where = (sockaddr[0], port, *sockaddr[2:])
+            sock = _bind_tcp(family, where, backlog, ipv6_only)
+            listeners.append(Listener(sock, url_of(sock)))
+            port = sock.getsockname()[1]    # a free port, once chosen, is for all of a name's addresses
+    except BaseException:
+        for listener in listeners:
+            listener.close()
+        raise
+    return listeners
+
+
+def _resolve(address: Tcp) -> list[tuple[int, tuple[str | int, ...]]]:
+    try:
+        found = socket.getaddrinfo(
+            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (socket.gaierror, UnicodeError) as error:
+        raise ConfigError(
+            f"cannot listen on host {address.host!r}: it is not an address or name of this machine "
+            f"({getattr(error, 'strerror', None) or error})"
+        ) from None
+    unique = {(family, sockaddr): None for family, _, _, _, sockaddr in found}
+    return list(unique)
+
+
+def _bind_tcp(
+    family: int, where: tuple[str | int, ...], backlog: int, ipv6_only: bool
+) -> socket.socket:
+    if where[1] != 0:
+        _bound(family, where, ipv6_only, share=False).close()
+    sock = _bound(family, where, ipv6_only, share=True)
+    try:
+        sock.listen(backlog)
+    except OSError as error:
+        sock.close()
+        raise _explain(error, where) from None
+    return sock
+
+
+def _bound(
+    family: int, where: tuple[str | int, ...], ipv6_only: bool, *, share: bool
+) -> socket.socket:
+    try:
+        sock = socket.socket(family, socket.SOCK_STREAM)    # close-on-exec, as all of Python's
+    except OSError as error:
+        raise _explain(error, where) from None
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if share and hasattr(socket, "SO_REUSEPORT"):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(ipv6_only))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted ones inherit it (Linux)
+        sock.setblocking(False)
+        sock.bind(where)
+    except OSError as error:
+        sock.close()
+        raise _explain(error, where) from None
+    return sock
+
+
+def _explain(error: OSError, where: tuple[str | int, ...]) -> ConfigError:
+    host, port = where[:2]
+    if error.errno == errno.EADDRINUSE:
+        return ConfigError(f"port {port} on {host} is in use")
+    if error.errno == errno.EACCES:
+        return ConfigError(
+            f"port {port} on {host} needs privileges: take one above 1023, "
+            "or grant CAP_NET_BIND_SERVICE"
+        )
+    if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+        return ConfigError(f"port {port} on {host}: this machine has no such address")
+    return ConfigError(f"cannot listen on port {port} on {host}: {error.strerror}")
+
+
+def url_of(sock: socket.socket) -> str:
+    """Where a socket listens, as a URL or unix:PATH."""
+    name = sock.getsockname()
+    if sock.family == socket.AF_INET6:
+        return f"http://[{name[0]}]:{name[1]}"
+    if sock.family == socket.AF_INET:
+        return f"http://{name[0]}:{name[1]}"
+    return f"unix:{os.fsdecode(name)}"
+
+
+# --- unix sockets ------------------------------------------------------------------------
+
+
+def _identity(path: str) -> tuple[int, int]:
+    found = os.lstat(path)
+    return found.st_dev, found.st_ino
+
+
+def _open_unix(path: str, mode: int, backlog: int) -> Listener:
+    _remove_stale(path)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        sock.bind(path)
+        os.chmod(path, mode)
+        sock.listen(backlog)
+        return Listener(sock, f"unix:{path}", path, _identity(path))
+    except OSError as error:
+        sock.close()
+        raise ConfigError(f"cannot listen on unix:{path}: {error.strerror or error}") from None
+
+
+def _remove_stale(path: str) -> None:
+    """Remove a socket file nobody listens behind; refuse to touch anything else."""
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ConfigError(f"cannot listen on unix:{path}: {error.strerror}") from None
+    if not stat.S_ISSOCK(found.st_mode):
+        raise ConfigError(f"cannot listen on unix:{path}: there is a file that is no socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+            return
+        except OSError as error:    # EAGAIN: alive, its queue is full
+            if error.errno not in (errno.EAGAIN, errno.ETIMEDOUT):
+                raise ConfigError(f"cannot listen on unix:{path}: {error.strerror}") from None
+    raise ConfigError(f"unix:{path} is in use")
+
+
+# --- inherited sockets -------------------------------------------------------------------
+
+
+def _adopt(number: int) -> Listener:
+    try:
+        sock = socket.socket(fileno=number)
+    except OSError as error:
+        reason = "it is no socket" if error.errno == errno.ENOTSOCK else "it is not open"
+        raise ConfigError(f"cannot adopt fd {number}: {reason}") from None
+    problem = _unfit(sock)
+    if problem is not None:
+        sock.detach()   # not ours: leave it as it was
+        raise ConfigError(f"cannot adopt fd {number}: {problem}")
+    sock.setblocking(False)
+    os.set_inheritable(number, False)
+    return Listener(sock, f"{url_of(sock)} (fd {number})")
+
+
+def _unfit(sock: socket.socket) -> str | None:
+    if sock.family not in (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX):
+        return "it is neither a TCP nor a unix socket"
+    if sock.type != socket.SOCK_STREAM:
+        return "it is no stream socket"
+    try:
+        listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    except OSError:     # macOS has no such question
+        return None
+    return None if listens else "it does not listen"

@@ -1,0 +1,75 @@
+"""Middleware: `async def (request, call_next)` around every handler, composed once at start-up.
+
+The first registered is the outermost. `await call_next(request)` always gives a Response:
+the handler's value is made into one, and an HTTPError, or an exception somebody registered
+a handler for, has become one by then. Any other exception travels through the middleware,
+which may catch it, to the outermost 500. Middleware also runs for 404, 405 and the
+automatic OPTIONS. A plan that no middleware surrounds is left alone: it pays nothing.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from fastserve._speedups.messages import Request, Response, as_response
+from fastserve._speedups.plan import Plan
+from fastserve.binding import FROM_REQUEST, is_async
+
+CallNext = Callable[[Request], Awaitable[Response]]
+Middleware = Callable[[Request, CallNext], Awaitable[Any]]
+Answer = Callable[[Request, Exception], Any]
+
+
+def check(middleware: Any) -> None:
+    """Raise TypeError unless it can be awaited with (request, call_next)."""
+    name = getattr(middleware, "__qualname__", repr(middleware))
+    if not is_async(middleware):
+        raise TypeError(f"middleware {name} must be an async def that takes (request, call_next)")
+    try:
+        inspect.signature(middleware).bind(None, None)
+    except TypeError as error:
+        raise TypeError(f"middleware {name} must take (request, call_next): {error}") from None
+
+
+def surround(plan: Plan, layers: Sequence[Middleware], answer: Answer) -> Plan:
+    """The same plan inside all layers, the first outermost.
+
+    answer:  (request, exception) -> what to answer (or an awaitable of it) where somebody
+             registered a handler for the exception; raises the exception where nobody did
+    """
+    handler = _innermost(plan, answer)
+    for layer in reversed(layers):
+        handler = _wrap(layer, handler)
+    return Plan(
+        handler,
+        (FROM_REQUEST,),
+        is_async=True,
+        param_names=plan.param_names,
+        route=plan.route,
+        max_body_bytes=None if plan.max_body_bytes == -1 else plan.max_body_bytes,
+        cancel_on_disconnect=plan.cancel_on_disconnect,
+    )
+
+
+def _innermost(plan: Plan, answer: Answer) -> CallNext:
+    async def call_handler(request: Request) -> Response:
+        try:
+            return await _response(plan.invoke(request, request.path_values))
+        except Exception as error:
+            value = answer(request, error)
+        return await _response(value)
+
+    return call_handler
+
+
+async def _response(value: Any) -> Response:
+    return as_response(await value if inspect.isawaitable(value) else value)
+
+
+def _wrap(layer: Middleware, call_next: CallNext) -> CallNext:
+    async def call_layer(request: Request) -> Response:
+        return as_response(await layer(request, call_next))
+
+    return call_layer

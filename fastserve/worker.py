@@ -1,0 +1,254 @@
+"""One process that serves: the loop, the lifespan, the listeners, the end.
+
+The order is the contract. Listeners are bound first (a port in use is known before the
+application starts); the lifespan starts before the first accept; a signal stops the
+accepting, lets what is in flight finish within `graceful_timeout_s`, shuts the lifespan
+down once, and the status is 0. A second signal drops what is left. A start-up that fails
+is status 3, a shutdown that fails is status 1.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from fastserve import log
+from fastserve.config import Config
+from fastserve.errors import ConfigError, StartupError
+from fastserve.listeners import Listener, open_listeners
+from fastserve.target import user_traceback
+
+if TYPE_CHECKING:
+    from fastserve._speedups.protocol import Engine
+    from fastserve.app import App
+
+OK, FAILED, STARTUP_FAILED = 0, 1, 3
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+DRAIN_POLL_S = 0.01     # how often the end asks whether all have left
+
+logger = logging.getLogger("fastserve")
+
+
+def run(app: App, config: Config) -> int:
+    """Serve until a signal; the exit status.
+
+    Raises ConfigError when a listener cannot be opened.
+    """
+    log.configure(config.log_level)
+    listeners = open_listeners(config)
+    try:
+        return Worker(app, config, listeners).run()
+    finally:
+        for listener in listeners:
+            listener.close()
+
+
+def run_from_script(app: App, settings: dict[str, Any]) -> None:
+    """What app.run() does: serve, then return; or exit with the status and one line."""
+    try:
+        status = run(app, Config.load(settings))
+    except ConfigError as error:
+        sys.stderr.write(f"fastserve: {error}\n")
+        raise SystemExit(FAILED) from None
+    leave_threads_behind(app, status)
+    if status != OK:
+        raise SystemExit(status)
+
+
+def leave_threads_behind(app: App, status: int) -> None:
+    """End the process at once where a @blocking handler would hold it up for ever."""
+    if app.blocking_pool.running:
+        logger.warning("%d @blocking handlers still run; leaving them", app.blocking_pool.running)
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+class Worker:
+    """One run of one application on one loop."""
+
+    def __init__(self, app: App, config: Config, listeners: list[Listener]) -> None:
+        self.app = app
+        self.config = config
+        self.listeners = listeners
+        self.signals = 0
+        self.started = False
+        self.stopping = asyncio.Event()     # the first signal
+        self.hurry = asyncio.Event()        # the second
+        self.task: asyncio.Task[int] | None = None
+        self.next_tick: asyncio.TimerHandle | None = None
+
+    def run(self) -> int:
+        loop = new_loop(self.config.loop)
+        try:
+            with self._signals(loop):
+                self.task = loop.create_task(self._serve(loop))
+                try:
+                    return loop.run_until_complete(self.task)
+                except asyncio.CancelledError:
+                    logger.info("stopped during start-up")
+                    return OK
+                except StartupError as error:
+                    logger.error("start-up failed: %s", error)
+                    return STARTUP_FAILED
+        finally:
+            close_loop(loop)
+
+    async def _serve(self, loop: asyncio.AbstractEventLoop) -> int:
+        engine = self._engine(loop)
+        try:
+            stack = contextlib.AsyncExitStack()
+            await self._start_up(stack)
+            try:
+                await outside_of_tasks(loop, self._listen, loop, engine)
+                await self.stopping.wait()
+                await self._drain(loop, engine)
+            finally:
+                status = await self._shut_down(stack)
+        finally:
+            engine.close()
+            self.app.blocking_pool.close()
+        logger.info("stopped")
+        return status
+
+    def _engine(self, loop: asyncio.AbstractEventLoop) -> Engine:
+        self.app.blocking_pool.threads = self.config.blocking_threads
+        return self.app.build_engine(loop, **self.config.engine_limits())
+
+    async def _start_up(self, stack: contextlib.AsyncExitStack) -> None:
+        try:
+            await stack.enter_async_context(self.app.lifespan_context())
+        except Exception as error:
+            logger.error("%s", user_traceback(error))
+            raise StartupError(_reason(error)) from error
+
+    async def _shut_down(self, stack: contextlib.AsyncExitStack) -> int:
+        try:
+            await stack.aclose()
+        except Exception as error:
+            logger.error("shutdown failed: %s\n%s", _reason(error), user_traceback(error))
+            return FAILED
+        return OK
+
+    def _listen(self, loop: asyncio.AbstractEventLoop, engine: Engine) -> None:
+        gc.collect()
+        gc.freeze()     # what start-up made stays: no collection need look at it again
+        self._tick(loop, engine)
+        for listener in self.listeners:
+            if listener.is_tcp:
+                engine.listen(listener.socket)
+            else:
+                engine.listen_on_loop(listener.socket)
+        self.started = True
+        where = ", ".join(listener.label for listener in self.listeners)
+        logger.info("listening on %s (pid %d)", where, os.getpid())
+
+    def _tick(self, loop: asyncio.AbstractEventLoop, engine: Engine) -> None:
+        # on the second, so that the Date header is never a second late
+        self.next_tick = loop.call_later(1.0 - time.time() % 1.0, self._tick, loop, engine)
+        engine.tick()
+
+    async def _drain(self, loop: asyncio.AbstractEventLoop, engine: Engine) -> None:
+        deadline = loop.time() + self.config.graceful_timeout_s
+        await outside_of_tasks(loop, _stop_accepting, engine)
+        while engine.connections or engine.requests_in_flight:
+            if loop.time() >= deadline or self.hurry.is_set():
+                logger.warning(
+                    "dropping %d connections with %d requests in flight",
+                    engine.connections, engine.requests_in_flight)
+                await outside_of_tasks(loop, engine.abort)
+                await asyncio.sleep(0)  # the cancelled handlers get their turn
+                break
+            await asyncio.sleep(DRAIN_POLL_S)
+        if self.next_tick is not None:
+            self.next_tick.cancel()
+
+    @contextlib.contextmanager
+    def _signals(self, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+        """SIGINT and SIGTERM stop us; outside of the main thread they cannot reach us."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.getsignal(number) for number in SIGNALS}
+        for number in SIGNALS:
+            loop.add_signal_handler(number, self._signal, loop, number)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                loop.remove_signal_handler(number)
+                signal.signal(number, handler)
+
+    def _signal(self, loop: asyncio.AbstractEventLoop, number: int) -> None:
+        self.signals += 1
+        logger.info("%s: %s", signal.Signals(number).name,
+                    "stopping" if self.signals == 1 else "stopping now")
+        self.stopping.set()
+        if not self.started and self.task is not None:
+            self.task.cancel()
+        elif self.signals > 1:
+            self.hurry.set()
+            for again in SIGNALS:   # a third one ends the process
+                loop.remove_signal_handler(again)
+                signal.signal(again, signal.SIG_DFL)
+
+
+def _stop_accepting(engine: Engine) -> None:
+    engine.stop_listening()
+    engine.draining = True
+    engine.drain()
+
+
+async def outside_of_tasks(
+    loop: asyncio.AbstractEventLoop, call: Callable[..., object], *args: object
+) -> None:
+    """Call from a callback of the loop: the engine may step handlers, which are tasks themselves."""
+    done = loop.create_future()
+
+    def callback() -> None:
+        try:
+            call(*args)
+        except BaseException as error:
+            done.set_exception(error)
+        else:
+            done.set_result(None)
+
+    loop.call_soon(callback)
+    await done
+
+
+def new_loop(name: str) -> asyncio.AbstractEventLoop:
+    """A new event loop: "uvloop" or "asyncio"."""
+    if name == "uvloop":
+        import uvloop
+
+        return uvloop.new_event_loop()
+    return asyncio.new_event_loop()
+
+
+def close_loop(loop: asyncio.AbstractEventLoop) -> None:
+    """Cancel what is left, let asynchronous generators end, close."""
+    try:
+        left = asyncio.all_tasks(loop)
+        for task in left:
+            task.cancel()
+        if left:
+            loop.run_until_complete(asyncio.wait(left, timeout=5.0))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+    finally:
+        loop.close()
+
+
+def _reason(error: BaseException) -> str:
+    text = str(error).partition("\n")[0]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,0 +1,90 @@
+"""config.py: one table of settings; a mistake names the setting, the value and the way out."""
+
+import dataclasses
+
+import pytest
+
+from fastserve.config import Config
+from fastserve.errors import ConfigError
+
+
+def test_the_defaults_are_a_server_on_localhost():
+    """127.0.0.1:8000, and the limits that the documentation promises."""
+    config = Config()
+
+    assert (config.host, config.port) == ("127.0.0.1", 8000)
+    assert (config.max_head_bytes, config.max_headers) == (32768, 100)
+    assert (config.max_body_bytes, config.backlog) == (1048576, 2048)
+
+
+def test_a_config_cannot_be_changed():
+    """It is read by many and written by nobody."""
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Config().port = 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("port", 65536), ("port", -1), ("port", "8000"), ("port", True), ("host", ""), ("host", 1),
+        ("host", "a\nb"), ("backlog", 0), ("loop", "trio"), ("http", "h2"), ("tasks", "x"),
+        ("log_level", "loud"), ("max_head_bytes", 0), ("max_headers", 0), ("max_body_bytes", -1),
+        ("graceful_timeout_s", -1), ("graceful_timeout_s", "30"), ("lingering_close_s", float("nan")),
+        ("blocking_threads", 0), ("fd", -1), ("uds", ""), ("uds_mode", 0o1000), ("max_pipelined", 0),
+        ("bind", (1,)),
+    ],
+)
+def test_a_value_that_cannot_be_is_refused_by_name(name, value):
+    """`port=65536: must be a whole number from 0 to 65535`."""
+    with pytest.raises(ConfigError) as caught:
+        Config(**{name: value})
+
+    assert str(caught.value).startswith(f"{name}={value!r}: must ")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"uds": "/x", "fd": 3}, {"uds": "/x", "port": 9000}, {"fd": 3, "bind": ("a:1",)},
+        {"bind": ("a:1",), "host": "::"},
+        {"max_target_bytes": 8192, "max_head_bytes": 4096, "max_field_bytes": 1024},
+        {"max_field_bytes": 40000},
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(given):
+    """Nothing is ever silently ignored."""
+    with pytest.raises(ConfigError, match="give one of them|raise max_head_bytes too"):
+        Config(**given)
+
+
+def test_an_unknown_setting_is_refused_with_the_nearest_known_one():
+    """A typo in app.run(...) is not a setting that does nothing."""
+    with pytest.raises(ConfigError, match=r"prot=8000: there is no such setting. Did you mean port"):
+        Config.load({"prot": 8000})
+    with pytest.raises(ConfigError, match="There are: host, port"):
+        Config.load({"zzz": 1})
+
+
+def test_none_means_not_given():
+    """An option that was left out leaves the default alone; one address need be no list."""
+    config = Config.load({"port": None, "bind": "127.0.0.1:1"})
+
+    assert config.port == 8000
+    assert config.bind == ("127.0.0.1:1",)
+    assert Config.load({"bind": ["a:1", "b:2"]}).bind == ("a:1", "b:2")
+
+
+def test_every_setting_has_a_group_a_check_and_a_help_text():
+    """The table is what the help page, the documentation and the environment are made from."""
+    for setting in dataclasses.fields(Config):
+        assert setting.metadata["group"]
+        assert callable(setting.metadata["check"])
+        assert setting.metadata["help"].endswith(".")
+
+
+def test_limits_and_times_carry_their_unit_in_the_name():
+    """bytes, seconds, or a plain count."""
+    counts = {"max_headers", "max_trailers", "max_pipelined", "blocking_threads", "backlog", "port"}
+    for setting in dataclasses.fields(Config):
+        if setting.metadata["group"] in ("Limits", "Time") and setting.name not in counts:
+            assert setting.name.endswith(("_bytes", "_s")), setting.name
