@@ -229,7 +229,7 @@ def _check_literal(text: str, part: str) -> None:
 
 def _write_str(value: object) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"is a {type(value).__name__}, not a str")
+        raise ValueError(f"is of type {type(value).__name__}, not str")
     if not value:
         raise ValueError("is empty: a segment cannot be")
     return _quote(value, safe="")
@@ -237,7 +237,7 @@ def _write_str(value: object) -> str:
 
 def _write_path(value: object) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"is a {type(value).__name__}, not a str")
+        raise ValueError(f"is of type {type(value).__name__}, not str")
     return _quote(value, safe="/")
 
 
@@ -256,7 +256,7 @@ def _quote(value: str, safe: str) -> str:
 
 def _write_int(value: object) -> str:
     if not isinstance(value, int) or isinstance(value, bool):
-        raise ValueError(f"is a {type(value).__name__}, not an int")
+        raise ValueError(f"is of type {type(value).__name__}, not int")
     if not -(2**63) <= value < 2**63:
         raise ValueError("does not fit 64 bits")
     return str(int(value))
@@ -264,7 +264,7 @@ def _write_int(value: object) -> str:
 
 def _write_float(value: object) -> str:
     if not isinstance(value, (int, float)) or isinstance(value, bool):
-        raise ValueError(f"is a {type(value).__name__}, not a float")
+        raise ValueError(f"is of type {type(value).__name__}, not float")
     if not math.isfinite(value):
         raise ValueError("is not finite")
     text = format(Decimal(repr(value)), "f")
