@@ -113,7 +113,6 @@ class Link:
 
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
-        self.received = b""
 
     def send(self, *pieces: bytes) -> None:
         """Send pieces, each as a read of its own, and let the server do all it will."""
@@ -125,6 +124,11 @@ class Link:
 
     def drop(self) -> None:
         """Vanish."""
+        raise NotImplementedError
+
+    @property
+    def received(self) -> bytes:
+        """All that the server sent."""
         raise NotImplementedError
 
     @property
@@ -155,26 +159,25 @@ class FakeLink(Link):
 
     def send(self, *pieces: bytes) -> None:
         for piece in pieces:
-            self.protocol.data_received(piece)
+            self.bench.loop.call_soon(self.protocol.data_received, piece)
         self.bench.turn()
 
     def send_eof(self) -> None:
-        if not self.protocol.eof_received():
-            self.transport.close()
+        def eof() -> None:
+            if not self.protocol.eof_received():
+                self.transport.close()
+
+        self.bench.loop.call_soon(eof)
         self.bench.turn()
 
     def drop(self) -> None:
         self.transport.closed = True
-        self.protocol.connection_lost(ConnectionResetError())
+        self.bench.loop.call_soon(self.protocol.connection_lost, ConnectionResetError())
         self.bench.turn()
 
     @property
     def received(self) -> bytes:
         return b"".join(self.transport.writes)
-
-    @received.setter
-    def received(self, value: bytes) -> None:
-        assert value == b""
 
     @property
     def closed(self) -> bool:
@@ -188,6 +191,7 @@ class SocketLink(Link):
         super().__init__(bench)
         self.socket = socket.create_connection(bench.address, timeout=5)
         self.socket.setblocking(False)
+        self.buffer = bytearray()
         self._closed = False
         bench.links.append(self)
         bench.turn()
@@ -208,6 +212,8 @@ class SocketLink(Link):
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
         self.socket.close()
         self._closed = True
+        if self in self.bench.links:
+            self.bench.links.remove(self)
         self.bench.turn()
 
     def poll(self) -> bool:
@@ -221,9 +227,13 @@ class SocketLink(Link):
             except ConnectionError:
                 data = b""
             news = True
-            self.received += data
+            self.buffer += data
             self._closed = not data
         return news
+
+    @property
+    def received(self) -> bytes:
+        return bytes(self.buffer)
 
     @property
     def closed(self) -> bool:
@@ -245,7 +255,7 @@ class Bench:
         self.clock = Clock()
         settings.setdefault("clock", self.clock)
         self.engine = app.build_engine(loop, use_epoll=kind != "reader", **settings)
-        self.listener: socket.socket | None = None
+        self.listener: Any = None
         if kind != "fake":
             self.listener = socket.create_server(("127.0.0.1", 0), backlog=64)
             self.listener.setblocking(False)
@@ -278,6 +288,7 @@ class Bench:
         """Drop everything."""
         for link in self.links:
             link.socket.close()
+            link._closed = True
         self.engine.close()
         self.turn()
         if self.listener is not None:

@@ -458,6 +458,9 @@ cdef class HttpProtocol(Connection):
         return self.answer_plain(500, None, None, exchange, call)
 
     cdef Persistence persistence(self, Exchange exchange, Call* call):
+        cdef Persistence stays = PERSIST_SILENT if call.minor_version else PERSIST_SAID
+        if exchange is not None and exchange is not self.last:
+            return stays    # another answer follows: it decides
         if self.stage == STAGE_LENGTH or self.stage == STAGE_CHUNKED:
             # The body is not read to its end, and now nobody will: it is thrown away, if it is
             # short enough; one that was never invited may not come at all (RFC 9110 10.1.1).
@@ -466,13 +469,10 @@ cdef class HttpProtocol(Connection):
                     self.stage == STAGE_LENGTH and self.body_left > self.discard_left):
                 self.closing = self.unread = True
                 return PERSIST_NOT
-        if not call.keep_alive or self.unread:
+        if not call.keep_alive or self.unread or self.engine.draining:
             self.closing = True
             return PERSIST_NOT
-        if self.engine.draining and (self.first is None or exchange is self.last):
-            self.closing = True
-            return PERSIST_NOT
-        return PERSIST_SILENT if call.minor_version else PERSIST_SAID
+        return stays
 
     cdef int answer(self, object value, Exchange exchange, Request request, Call* call) except -1:
         cdef Buffer out = self.engine.out
