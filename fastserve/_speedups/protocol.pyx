@@ -18,6 +18,7 @@ from fastserve._speedups.messages cimport Body, Connection, Request
 from fastserve._speedups.parser cimport (
     METHOD_GET, METHOD_HEAD, METHOD_OPTIONS, METHOD_TRACE, NativeParser)
 from fastserve._speedups.router cimport MATCH_FOUND, MATCH_MALFORMED
+from fastserve._speedups.runner cimport RAISED, RETURNED, Outcome
 from fastserve._speedups.serializer cimport PERSIST_NOT, PERSIST_SAID, PERSIST_SILENT
 from fastserve._speedups.transport cimport (
     Acceptor, Channel, LoopChannel, Protocol, make_acceptor)
@@ -49,23 +50,17 @@ async def awaited(value):
 cdef class Exchange(TaskOwner):
     cdef int task_done(self, object task) except -1:
         cdef HttpProtocol connection = self.connection
-        cdef object error = None
-        cdef object value = None
+        cdef Outcome outcome = RETURNED
+        cdef object ended = connection.engine.runner.ended(task, &outcome)
         connection.engine.requests_in_flight -= 1
         self.task = None
-        if task.cancelled():
-            error = CancelledError()
-        else:
-            error = task.exception()
-            if error is None:
-                value = task.result()
         if self.done or connection.stage == STAGE_LOST or (
                 connection.ended and self.cancellable):
-            self.abandon(error)
-        elif error is not None:
-            connection.fail(error, self, self.request, &self.call)
+            self.abandon(ended if outcome == RAISED else None)
+        elif outcome == RAISED:
+            connection.fail(ended, self, self.request, &self.call)
         else:
-            connection.answer(value, self, self.request, &self.call)
+            connection.answer(ended, self, self.request, &self.call)
         return connection.proceed()
 
     def abandon(self, error):
@@ -412,16 +407,14 @@ cdef class HttpProtocol(Connection):
                            Params* params, const char* data, Call* call) except -1:
         # `data` is NULL outside of receive(): then `request` exists.
         cdef Engine engine = self.engine
-        cdef bint suspended = False
-        cdef object result
-        try:
-            result = engine.runner.start(coroutine, &suspended)
-        except BaseException as error:
+        cdef Outcome outcome = RETURNED
+        cdef object result = engine.runner.begin(coroutine, &outcome)
+        if outcome == RETURNED:
+            return self.answer(result, exchange, request, call)
+        if outcome == RAISED:
             if request is None and data != NULL:
                 request = self.make_request(plan, params, data, None, False)
-            return self.fail(error, exchange, request, call)
-        if not suspended:
-            return self.answer(result, exchange, request, call)
+            return self.fail(result, exchange, request, call)
         if exchange is None:
             exchange = Exchange.__new__(Exchange)
             exchange.connection = self
@@ -757,6 +750,7 @@ cdef class Engine(ProtocolFactory):
     def tick(self):
         """Once a second: render the Date header and end what lingered long enough."""
         self.serializer.set_time(self.wall_clock())
+        self.runner.refresh()
         now = self.clock()
         for connection, deadline in list(self.lingering.items()):
             if now >= deadline:

@@ -26,11 +26,11 @@ class Router:
     def freeze(self) -> None:
         """Build the tables. From here on the routes are fixed; a second call does nothing."""
     def find(
-        self, method: str, path: bytes
+        self, method: str, path: bytes | bytearray | memoryview
     ) -> tuple[Plan, tuple[object, ...]] | tuple[None, str] | int:
         """What answers a request, as the protocol will see it.
 
-        path:  the raw path, without the query
+        path:  the raw path, without the query; anything with a buffer
         Returns (plan, values); (None, allow) when the path answers other methods only;
         404; or 400 for a malformed path.
         """
