@@ -73,7 +73,7 @@ def test_an_annotation_converts_the_parameter(app):
         assert client.get("/users/7").json() == {"id": 8}
         assert client.get("/users/x").status == 404
     assert app.url_for("user", id=7) == "/users/7"
-    with pytest.raises(RouteError, match="not an int"):
+    with pytest.raises(RouteError, match="id='x'"):
         app.url_for("user", id="x")
 
 

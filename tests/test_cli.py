@@ -258,7 +258,7 @@ def test_a_module_that_fails_shows_its_own_frames_and_one_line(write, command, s
      ["run", ":app"], ["run", "main:"], ["run", "a:b:c"], ["run", "main:app", "--http", "h3"],
      ["run", "main:app", "--uds-mode", "999"]])
 def test_wrong_usage_is_status_2(write, command, arguments):
-    """click says what is wrong, with the way to the help page."""
+    """Click says what is wrong, with the way to the help page."""
     write("main.py")
 
     done = command(*arguments)
@@ -488,7 +488,7 @@ def test_a_failing_shutdown_is_status_1_with_the_users_frames(write, start):
 
 
 def test_app_run_from_a_script_does_the_same(write, start):
-    """python main.py; after the signal it goes on behind app.run()."""
+    """Python main.py; after the signal it goes on behind app.run()."""
     write("main.py", APP + "\n    app.run(port=0)\n    print('behind', file=sys.stderr)\n")
     server = start("main.py", python=True)
 

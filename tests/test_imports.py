@@ -34,8 +34,8 @@ FORBIDDEN = {
 }
 ASYNCIO_ON_THE_WIRE = {"protocol", "transport", "runner"}
 OPTIONAL = [
-    "click", "uvloop", "httptools", "h11", "httpx", "anyio", "jinja2", "msgspec", "prometheus_client",
-    "multipart", "watchfiles", "redis", "websockets", "wsproto",
+    "click", "uvloop", "httptools", "h11", "httpx", "anyio", "jinja2", "msgspec",
+    "prometheus_client", "multipart", "watchfiles", "redis", "websockets", "wsproto",
 ]
 
 CYTHON_IMPORT = re.compile(
