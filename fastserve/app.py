@@ -22,7 +22,7 @@ import inspect
 import logging
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from fastserve._speedups.messages import Request, Response, State, as_response
 from fastserve._speedups.plan import Plan
@@ -42,18 +42,18 @@ OnError = Callable[["Request | None", BaseException], Any]
 
 error_log = logging.getLogger("fastserve.error")
 
-_door_is_importing = False
+class _Door:
+    importing = False
 
 
 @contextlib.contextmanager
 def imported_by_a_door() -> Iterator[None]:
     """While a door imports the application, an unguarded app.run() in its module does nothing."""
-    global _door_is_importing
-    before, _door_is_importing = _door_is_importing, True
+    before, _Door.importing = _Door.importing, True
     try:
         yield
     finally:
-        _door_is_importing = before
+        _Door.importing = before
 
 
 class App:
@@ -83,13 +83,17 @@ class App:
     # --- routes --------------------------------------------------------------------------
 
     def route(
-        self, path: str, *, methods: Sequence[str] = ("GET",), name: str | None = None, **options: Any
+        self,
+        path: str,
+        *,
+        methods: Sequence[str] = ("GET",),
+        name: str | None = None,
+        **options: Any,
     ) -> Callable[[Function], Function]:
         """Register a handler for these methods; `["*"]` is any method token.
 
         options:  max_body_bytes=, cancel_on_disconnect=
         """
-
         add = self._router.route(path, methods=methods, name=name, **options)
 
         def register(endpoint: Function) -> Function:
@@ -193,14 +197,15 @@ class App:
         A handler for a status answers an HTTPError of that status, the router's own 404 and
         405 included; the one for 500 also answers what nobody else handles, after it is logged.
         """
-        handlers: dict[Any, ExceptionHandler]
-        if isinstance(what, int) and not isinstance(what, bool) and 400 <= what <= 599:
-            handlers = self._by_status
-        elif isinstance(what, type) and issubclass(what, BaseException):
-            handlers = self._by_type
+        if isinstance(what, type) and issubclass(what, BaseException):
+            handlers = cast("dict[Any, ExceptionHandler]", self._by_type)
+        elif type(what) is int and 400 <= what <= 599:
+            handlers = cast("dict[Any, ExceptionHandler]", self._by_status)
         else:
             raise TypeError(
-                f"exception_handler({what!r}): give a type of exception, or a status from 400 to 599")
+                f"exception_handler({what!r}): "
+                "give a type of exception, or a status from 400 to 599"
+            )
 
         def register(function: Function) -> Function:
             self._refuse_when_frozen(f"the exception handler for {what!r} is added")
@@ -266,9 +271,9 @@ class App:
         Exits with status 1 when it cannot listen, 3 when the start-up fails. Does nothing
         while `fastserve run` imports the module, which serves the application itself.
         """
-        if _door_is_importing:
+        if _Door.importing:
             return
-        from fastserve.worker import run_from_script   # the one import that goes up
+        from fastserve.worker import run_from_script  # the one import that goes up
 
         run_from_script(self, settings)
 

@@ -29,7 +29,7 @@ from uuid import UUID
 
 from fastserve._speedups.messages import Request
 from fastserve._speedups.plan import Plan
-from fastserve.blocking import BlockingPool, is_blocking
+from fastserve.blocking import BlockingPool, call_of, is_blocking
 from fastserve.errors import RouteError
 
 FROM_REQUEST = -1
@@ -122,10 +122,10 @@ def describe(endpoint: Callable[..., Any]) -> str:
     inner: Any = endpoint
     while isinstance(inner, functools.partial):
         inner = inner.func
-    inner = inspect.unwrap(inner)
+    inner = inspect.unwrap(inner) if callable(inner) else inner
     named = inner if hasattr(inner, "__qualname__") else type(inner)
     name = f"{getattr(named, '__module__', '?')}.{named.__qualname__}"
-    function = inner if hasattr(inner, "__code__") else getattr(type(inner), "__call__", None)
+    function = inner if hasattr(inner, "__code__") else call_of(inner)
     if inspect.ismethod(inner):
         function = inner.__func__
     code = getattr(function, "__code__", None)
@@ -261,8 +261,8 @@ def _function(endpoint: Callable[..., Any]) -> Any:
         else:
             break
     if not hasattr(inner, "__annotations__") or not hasattr(inner, "__code__"):
-        call = getattr(type(inner), "__call__", None)
-        if hasattr(call, "__code__"):
+        call = call_of(inner)
+        if call is not None and hasattr(call, "__code__"):
             return inspect.unwrap(call)
     return inner
 
@@ -372,5 +372,5 @@ def _is_a(question: Callable[[Any], bool], endpoint: Any) -> bool:
     while isinstance(endpoint, functools.partial):
         endpoint = endpoint.func
     return question(endpoint) or (
-        not inspect.isroutine(endpoint) and question(getattr(type(endpoint), "__call__", None))
+        not inspect.isroutine(endpoint) and question(call_of(endpoint))
     )

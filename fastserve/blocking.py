@@ -53,14 +53,18 @@ def blocking(handler: Handler) -> Handler:
     return marked  # type: ignore[return-value]
 
 
+def call_of(endpoint: Any) -> Any:
+    """The __call__ of an object's class, or None."""
+    return inspect.getattr_static(type(endpoint), "__call__", None)
+
+
 def is_blocking(handler: Any) -> bool:
     """Whether a handler, or the function behind a partial, method or callable object, is marked."""
     while isinstance(handler, functools.partial):
         handler = handler.func
     if getattr(handler, MARK, False):
         return True
-    call = getattr(type(handler), "__call__", None)
-    return bool(getattr(call, MARK, False))
+    return bool(getattr(call_of(handler), MARK, False))
 
 
 class BlockingPool:
@@ -79,7 +83,7 @@ class BlockingPool:
     async def run(self, handler: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call the handler on a thread, in a copy of the current context; await its value."""
         if self._executor is None:
-            self._executor = ThreadPoolExecutor(self.threads, thread_name_prefix="fastserve-blocking")
+            self._executor = ThreadPoolExecutor(self.threads, "fastserve-blocking")
         context = contextvars.copy_context()
         call = functools.partial(context.run, _call, handler, args, kwargs)
         future = self._executor.submit(call)

@@ -45,18 +45,9 @@ class GroupedOption(click.Option):
         self.group = group
 
 
-class Octal(click.ParamType):
-    """Permissions, as chmod takes them."""
-
-    name = "octal"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if isinstance(value, int):
-            return value
-        try:
-            return int(value, 8)
-        except ValueError:
-            self.fail(f"{value!r} is not an octal number such as 660", param, ctx)
+def octal(value: str) -> int:
+    """Permissions, as chmod takes them; click turns the ValueError into a usage error."""
+    return int(value, 8)
 
 
 def _option(setting: dataclasses.Field[Any]) -> GroupedOption:
@@ -66,7 +57,7 @@ def _option(setting: dataclasses.Field[Any]) -> GroupedOption:
     kind: Any = about.get("type") or (str if several else type(setting.default))
     shown = setting.default
     if about.get("octal"):
-        kind, shown = Octal(), f"{setting.default:o}"
+        kind, shown = octal, f"{setting.default:o}"
     elif about["choices"]:
         kind = click.Choice(about["choices"])
     text = about["help"]
@@ -108,7 +99,7 @@ def _with_target(command: Command) -> Command:
 def _check_target(ctx: click.Context, param: click.Parameter, value: str) -> str:
     module, colon, attribute = value.partition(":")
     if not module or (colon and not attribute) or ":" in attribute:
-        raise click.BadParameter(f"{value!r} is not MODULE:APP, for example main:app or app/main.py")
+        raise click.BadParameter(f"{value!r} is not MODULE:APP; examples: main:app, app/main.py")
     return value
 
 
@@ -122,7 +113,7 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False,
               callback=_show_version, help="Show the versions of what is installed.")
 def main() -> None:
-    """Serve Python web applications over HTTP/1.1.
+    r"""Serve Python web applications over HTTP/1.1.
 
     \b
       fastserve run main:app               the attribute `app` of main.py

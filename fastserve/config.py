@@ -90,15 +90,18 @@ def _choice(default: str, group: str, choices: tuple[str, ...], help: str) -> An
 class Config:
     """Everything that can be set about a server. The order is the order of the help page."""
 
-    host: str = _setting(DEFAULT_HOST, LISTEN, text, "Address or name to listen on; '::' is both families.")
-    port: int = _setting(DEFAULT_PORT, LISTEN, whole(0, 65535), "Port to listen on; 0 takes a free one.")
-    uds: str | None = _setting(None, LISTEN, text, "Listen on a unix socket at this path instead.", type=str)
+    host: str = _setting(
+        DEFAULT_HOST, LISTEN, text, "Address or name to listen on; '::' is both families.")
+    port: int = _setting(
+        DEFAULT_PORT, LISTEN, whole(0, 65535), "Port to listen on; 0 takes a free one.")
+    uds: str | None = _setting(
+        None, LISTEN, text, "Listen on a unix socket at this path instead.", type=str)
     uds_mode: int = _setting(
         0o666, LISTEN, whole(0, 0o777), "Permissions of the unix socket, octal.", octal=True)
     fd: int | None = _setting(
         None, LISTEN, whole(0), "Adopt this listening socket (file descriptor) instead.", type=int)
     bind: tuple[str, ...] = _setting(
-        (), LISTEN, texts, "HOST:PORT, [IPV6]:PORT, unix:PATH or fd://N; may be given several times.")
+        (), LISTEN, texts, "HOST:PORT, [IPV6]:PORT, unix:PATH or fd://N; several are possible.")
     backlog: int = _setting(2048, LISTEN, whole(1), "Connections the kernel may hold for us.")
 
     loop: str = _choice("uvloop", SERVER, ("uvloop", "asyncio"), "Event loop.")

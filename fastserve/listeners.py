@@ -20,6 +20,7 @@ import re
 import socket
 import stat
 from dataclasses import dataclass, field
+from typing import Any
 
 from fastserve.config import Config
 from fastserve.errors import ConfigError
@@ -141,7 +142,7 @@ def _open_tcp(address: Tcp, backlog: int, ipv6_only: bool) -> list[Listener]:
             where = (sockaddr[0], port, *sockaddr[2:])
             sock = _bind_tcp(family, where, backlog, ipv6_only)
             listeners.append(Listener(sock, url_of(sock)))
-            port = sock.getsockname()[1]    # a free port, once chosen, is for all of a name's addresses
+            port = sock.getsockname()[1]    # a free port, once chosen, is for all of a name
     except BaseException:
         for listener in listeners:
             listener.close()
@@ -149,7 +150,7 @@ def _open_tcp(address: Tcp, backlog: int, ipv6_only: bool) -> list[Listener]:
     return listeners
 
 
-def _resolve(address: Tcp) -> list[tuple[int, tuple[str | int, ...]]]:
+def _resolve(address: Tcp) -> list[tuple[int, Any]]:
     try:
         found = socket.getaddrinfo(
             address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -189,7 +190,7 @@ def _bound(
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(ipv6_only))
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted ones inherit it (Linux)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # on Linux inherited
         sock.setblocking(False)
         sock.bind(where)
     except OSError as error:

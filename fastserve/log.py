@@ -18,7 +18,7 @@ _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def printable(text: str) -> str:
-    """Text that cannot move a cursor or forge a line: control characters as \\xNN.
+    r"""Text that cannot move a cursor or forge a line: control characters as \xNN.
 
     Line feeds stay, for tracebacks; whoever logs what a client sent escapes them itself.
     """

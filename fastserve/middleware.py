@@ -1,9 +1,10 @@
 """Middleware: `async def (request, call_next)` around every handler, composed once at start-up.
 
-The first registered is the outermost. `await call_next(request)` always gives a Response:
-the handler's value is made into one, and an HTTPError, or an exception somebody registered
-a handler for, has become one by then. Any other exception travels through the middleware,
-which may catch it, to the outermost 500. Middleware also runs for 404, 405 and the
+The first registered is the outermost. What `await call_next(request)` returns is always a
+Response: the handler's value is made into one, and an HTTPError, or an exception somebody
+registered a handler for, has become one by then, whether the handler raised it or a
+middleware further in. Any other exception travels through the middleware, which may catch
+it, to the outermost 500. Middleware also runs for 404, 405 and the
 automatic OPTIONS. A plan that no middleware surrounds is left alone: it pays nothing.
 """
 
@@ -41,7 +42,7 @@ def surround(plan: Plan, layers: Sequence[Middleware], answer: Answer) -> Plan:
     """
     handler = _innermost(plan, answer)
     for layer in reversed(layers):
-        handler = _wrap(layer, handler)
+        handler = _wrap(layer, handler, answer)
     return Plan(
         handler,
         (FROM_REQUEST,),
@@ -59,7 +60,7 @@ def _innermost(plan: Plan, answer: Answer) -> CallNext:
             return await _response(plan.invoke(request, request.path_values))
         except Exception as error:
             value = answer(request, error)
-        return await _response(value)
+        return await _response(value)   # not inside the except: its mistakes have their own context
 
     return call_handler
 
@@ -68,8 +69,12 @@ async def _response(value: Any) -> Response:
     return as_response(await value if inspect.isawaitable(value) else value)
 
 
-def _wrap(layer: Middleware, call_next: CallNext) -> CallNext:
+def _wrap(layer: Middleware, call_next: CallNext, answer: Answer) -> CallNext:
     async def call_layer(request: Request) -> Response:
-        return as_response(await layer(request, call_next))
+        try:
+            return await _response(layer(request, call_next))
+        except Exception as error:
+            value = answer(request, error)
+        return await _response(value)
 
     return call_layer

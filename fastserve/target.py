@@ -69,7 +69,9 @@ def _import(name: str, directory: str) -> ModuleType:
     if name.endswith(".py") or os.sep in name:
         return _import_file(name, directory)
     try:
-        return _guard(lambda: importlib.import_module(name), f"importing {name!r} failed")
+        module: ModuleType = _guard(
+            lambda: importlib.import_module(name), f"importing {name!r} failed")
+        return module
     except ImportTargetError as error:
         cause = error.__cause__
         if isinstance(cause, ModuleNotFoundError) and _is_part_of(cause.name, name):
@@ -88,7 +90,7 @@ def _import_file(name: str, directory: str) -> ModuleType:
     path = Path(directory, name).resolve()
     if not path.is_file():
         raise ImportTargetError(f"there is no file {name!r} in {directory}")
-    beside = str(path.parent)   # as `python file.py` does, so that the file may import its neighbours
+    beside = str(path.parent)   # as `python file.py` does: the file may import its neighbours
     if beside not in sys.path:
         sys.path.insert(0, beside)
     free = path.stem not in sys.modules and path.stem not in sys.stdlib_module_names
@@ -126,7 +128,8 @@ def _attribute(module: ModuleType, module_name: str, attribute: str) -> Any:
         except AttributeError:
             apps = [name for name, value in vars(module).items() if isinstance(value, App)]
             hint = f"; it has {', '.join(apps)}" if apps else ""
-            raise ImportTargetError(f"{module_name!r} has no attribute {attribute!r}{hint}") from None
+            raise ImportTargetError(
+                f"{module_name!r} has no attribute {attribute!r}{hint}") from None
     return found
 
 

@@ -49,7 +49,9 @@ class TestResponse:
 
     __test__ = False    # for pytest: not a test
 
-    def __init__(self, status: int, reason: str, headers: Headers, body: bytes, closed: bool) -> None:
+    def __init__(
+        self, status: int, reason: str, headers: Headers, body: bytes, closed: bool
+    ) -> None:
         self.status = status
         self.reason = reason
         self.headers = headers
@@ -149,8 +151,7 @@ class TestClient:
             await self._stop.wait()
 
     def _close(self) -> None:
-        loop, self._loop = self._loop, None
-        assert loop is not None
+        loop, self._loop = self._entered(), None
         left = asyncio.all_tasks(loop)
         for task in left:
             task.cancel()
@@ -164,8 +165,12 @@ class TestClient:
         loop.close()
 
     def _wait(self, awaitable: Any) -> Any:
-        assert self._loop is not None
-        return self._loop.run_until_complete(asyncio.wait_for(awaitable, self._timeout_s))
+        return self._entered().run_until_complete(asyncio.wait_for(awaitable, self._timeout_s))
+
+    def _entered(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None:
+            raise RuntimeError("use the client inside `with TestClient(app) as client:`")
+        return self._loop
 
     # --- requests ------------------------------------------------------------------------
 
@@ -216,8 +221,7 @@ class TestClient:
         json:     a value, sent as JSON
         data:     fields, sent as application/x-www-form-urlencoded
         """
-        if self._loop is None:
-            raise RuntimeError("use the client inside `with TestClient(app) as client:`")
+        self._entered()
         _refuse_inside_a_loop()
         own = [*self.headers, *_pairs(headers)]
         body, kind = _body(content, json, data)
@@ -226,8 +230,7 @@ class TestClient:
         return self._exchange(method, _render(method, url, params, own, body))
 
     def _exchange(self, method: str, raw: bytes) -> TestResponse:
-        assert self._loop is not None
-        transport = FakeTransport(self._loop, self._engine.protocol(), method)
+        transport = FakeTransport(self._entered(), self._engine.protocol(), method)
         self._unexpected.clear()
         transport.send(raw)
         try:
@@ -454,5 +457,6 @@ def _render(
         lines.append(f"Content-Length: {len(body or b'')}")
     head = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
     if isinstance(body, list):
-        return head + b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in body if part) + b"0\r\n\r\n"
+        chunks = [b"%x\r\n%b\r\n" % (len(part), part) for part in body if part]
+        return head + b"".join(chunks) + b"0\r\n\r\n"
     return head + (body or b"")

@@ -191,8 +191,8 @@ class Worker:
 
     def _signal(self, loop: asyncio.AbstractEventLoop, number: int) -> None:
         self.signals += 1
-        logger.info("%s: %s", signal.Signals(number).name,
-                    "stopping" if self.signals == 1 else "stopping now")
+        how = "stopping" if self.signals == 1 else "stopping now"
+        logger.info("%s: %s", signal.Signals(number).name, how)
         self.stopping.set()
         if not self.started and self.task is not None:
             self.task.cancel()
@@ -212,7 +212,7 @@ def _stop_accepting(engine: Engine) -> None:
 async def outside_of_tasks(
     loop: asyncio.AbstractEventLoop, call: Callable[..., object], *args: object
 ) -> None:
-    """Call from a callback of the loop: the engine may step handlers, which are tasks themselves."""
+    """Call from a callback of the loop: the engine may step handlers, which are tasks too."""
     done = loop.create_future()
 
     def callback() -> None:

@@ -307,7 +307,7 @@ def test_an_annotation_that_contradicts_the_path_is_refused(annotation):
 
 
 def test_an_annotation_that_agrees_with_the_path_is_fine():
-    """int with int, UUID with uuid, str with path."""
+    """An int with int, UUID with uuid, str with path."""
 
     def handler(a: int, b: UUID, c: str, d: UserId, e: Any):
         return a, b, c, d, e

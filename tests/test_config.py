@@ -29,8 +29,10 @@ def test_a_config_cannot_be_changed():
         ("port", 65536), ("port", -1), ("port", "8000"), ("port", True), ("host", ""), ("host", 1),
         ("host", "a\nb"), ("backlog", 0), ("loop", "trio"), ("http", "h2"), ("tasks", "x"),
         ("log_level", "loud"), ("max_head_bytes", 0), ("max_headers", 0), ("max_body_bytes", -1),
-        ("graceful_timeout_s", -1), ("graceful_timeout_s", "30"), ("lingering_close_s", float("nan")),
-        ("blocking_threads", 0), ("fd", -1), ("uds", ""), ("uds_mode", 0o1000), ("max_pipelined", 0),
+        ("graceful_timeout_s", -1), ("graceful_timeout_s", "30"),
+        ("lingering_close_s", float("nan")),
+        ("blocking_threads", 0), ("fd", -1), ("uds", ""), ("uds_mode", 0o1000),
+        ("max_pipelined", 0),
         ("bind", (1,)),
     ],
 )
@@ -53,13 +55,13 @@ def test_a_value_that_cannot_be_is_refused_by_name(name, value):
 )
 def test_settings_that_contradict_each_other_are_refused(given):
     """Nothing is ever silently ignored."""
-    with pytest.raises(ConfigError, match="give one of them|raise max_head_bytes too"):
+    with pytest.raises(ConfigError, match=r"give one of them|raise max_head_bytes too"):
         Config(**given)
 
 
 def test_an_unknown_setting_is_refused_with_the_nearest_known_one():
     """A typo in app.run(...) is not a setting that does nothing."""
-    with pytest.raises(ConfigError, match=r"prot=8000: there is no such setting. Did you mean port"):
+    with pytest.raises(ConfigError, match=r"prot=8000: there is no such .* Did you mean port"):
         Config.load({"prot": 8000})
     with pytest.raises(ConfigError, match="There are: host, port"):
         Config.load({"zzz": 1})

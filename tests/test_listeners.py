@@ -134,9 +134,8 @@ def test_several_binds_open_several_sockets(listen, tmp_path):
 def test_a_failure_closes_what_was_opened_before(listen, tmp_path):
     """All or nothing: no socket and no socket file is left."""
     path = tmp_path / "s"
-    with socket.create_server((LOCALHOST, 0)) as stranger:
-        with pytest.raises(ConfigError):
-            listen(bind=(f"unix:{path}", f"{LOCALHOST}:{stranger.getsockname()[1]}"))
+    with socket.create_server((LOCALHOST, 0)) as stranger, pytest.raises(ConfigError):
+        listen(bind=(f"unix:{path}", f"{LOCALHOST}:{stranger.getsockname()[1]}"))
 
     assert not path.exists()
 

@@ -76,6 +76,7 @@ def test_importing_configures_nothing():
     """A library that is only imported leaves logging alone."""
     code = (
         "import fastserve, fastserve.log, logging; "
-        "assert not logging.getLogger('fastserve').handlers; assert not logging.getLogger().handlers"
+        "assert not logging.getLogger('fastserve').handlers; "
+        "assert not logging.getLogger().handlers"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
