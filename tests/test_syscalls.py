@@ -1,0 +1,99 @@
+"""What the kernel is asked for: strace counts it in a real server."""
+
+from __future__ import annotations
+
+import collections
+import re
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support import read_replies, request
+
+ROOT = Path(__file__).parent.parent
+CALL = re.compile(r"^\d+ +(\w+)\((\d+)[,)]")
+
+
+@pytest.fixture
+def traced(tmp_path, needs):
+    """A server under strace; yields (address, stop), and stop() gives the calls by descriptor."""
+    strace = needs("strace")
+    log = tmp_path / "calls"
+    server = subprocess.Popen(
+        [strace, "-f", "-qq", "-o", str(log), "-e", "trace=network,read,write,writev,epoll_ctl"]
+        + [sys.executable, "-m", "fastserve", "run", "examples/hello.py", "--port", "0"],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    line = server.stderr.readline()
+    found = re.search(r"http://([\d.]+):(\d+)", line)
+    if not found:
+        pytest.fail(f"the server did not start: {line}{server.stderr.read()}")
+
+    def stop() -> dict[int, list[str]]:
+        server.send_signal(signal.SIGINT)
+        children = subprocess.run(
+            ["pgrep", "-P", str(server.pid)], capture_output=True, text=True, check=False
+        )
+        for pid in children.stdout.split():
+            subprocess.run(["kill", "-INT", pid], check=False)
+        server.wait(20)
+        calls = collections.defaultdict(list)
+        for call in map(CALL.match, log.read_text().splitlines()):
+            if call:
+                calls[int(call[2])].append(call[1])
+        return calls
+
+    try:
+        yield (found[1], int(found[2])), stop
+    finally:
+        server.kill()
+        server.wait()
+        server.stderr.close()
+
+
+def ask(client: socket.socket, data: bytes, count: int) -> None:
+    """Send one batch, read its replies."""
+    client.sendall(data)
+    received = b""
+    while len(read_replies(received)[0]) < count:
+        received += client.recv(1 << 16)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="strace is Linux's")
+def test_one_recv_and_one_send_per_batch(traced):
+    """A read batch, of one request or of sixteen, costs one recv and one send, nothing else."""
+    address, stop = traced
+    with socket.create_connection(address) as client:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for _ in range(20):
+            ask(client, request("/"), 1)
+        for _ in range(20):
+            ask(client, request("/json") * 16, 16)
+    calls = stop()
+
+    connections = [names for names in calls.values() if names.count("sendto") >= 40]
+    assert len(connections) == 1
+    counted = collections.Counter(connections[0])
+    assert counted["sendto"] == 40
+    assert counted["recvfrom"] == 41  # and the end of input
+    assert set(counted) <= {"sendto", "recvfrom"}
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="strace is Linux's")
+def test_a_connection_costs_no_other_calls(traced):
+    """Accepting sets no options: one accept4, one registration, the request, the end."""
+    address, stop = traced
+    for _ in range(10):
+        with socket.create_connection(address) as client:
+            ask(client, request("/", Connection="close"), 1)
+    calls = stop()
+
+    every = collections.Counter(name for names in calls.values() for name in names)
+    assert every["setsockopt"] <= 20  # of the listener and the loop, not per connection
+    assert every["getpeername"] == 0
+    assert every["getsockname"] <= 10
