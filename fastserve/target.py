@@ -51,7 +51,7 @@ def user_traceback(error: BaseException) -> str:
     while frames is not None and _is_machinery(frames.tb_frame.f_code.co_filename):
         frames = frames.tb_next
     shown = traceback.TracebackException(type(error), error, frames)
-    while shown.stack and shown.stack[-1].filename.startswith(_OURS):
+    while shown.stack and _is_machinery(shown.stack[-1].filename):
         shown.stack.pop()   # a mistake that we found is not a mistake of ours
     return "".join(shown.format()).rstrip()
 
