@@ -46,11 +46,14 @@ def load_app(target: str, *, app_dir: str | None = None, factory: bool = False) 
 
 
 def user_traceback(error: BaseException) -> str:
-    """A traceback from the user's first frame on; for a SyntaxError, the place of the error."""
+    """A traceback from the user's first frame to the last; for a SyntaxError, its place."""
     frames: TracebackType | None = error.__traceback__
     while frames is not None and _is_machinery(frames.tb_frame.f_code.co_filename):
         frames = frames.tb_next
-    return "".join(traceback.format_exception(type(error), error, frames)).rstrip()
+    shown = traceback.TracebackException(type(error), error, frames)
+    while shown.stack and _is_machinery(shown.stack[-1].filename):
+        shown.stack.pop()   # a mistake that we found is not a mistake of ours
+    return "".join(shown.format()).rstrip()
 
 
 def _is_machinery(filename: str) -> bool:
