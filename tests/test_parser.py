@@ -191,7 +191,7 @@ def test_counts_at_the_edges_of_integers(backend, count):
 
 
 @pytest.mark.parametrize(
-    ("name", "edge", "status", "make"),
+    "bound",
     [
         ("max_head_bytes", 100, 431, lambda n: HEAD + b"X: %s\r\n\r\n" % (b"x" * (n - 32))),
         ("max_field_bytes", 50, 431, lambda n: HEAD + b"X: %s\r\n\r\n" % (b"x" * (n - 5))),
@@ -199,8 +199,9 @@ def test_counts_at_the_edges_of_integers(backend, count):
         ("max_target_bytes", 20, 414, lambda n: HEAD.replace(b"/ ", b"/" * n + b" ") + b"\r\n"),
     ],
 )
-def test_limits_of_heads_at_the_edge(backend, name, edge, status, make, guard_page):
+def test_limits_of_heads_at_the_edge(backend, bound, guard_page):
     """Exactly the limit passes and one more does not, whole and byte by byte."""
+    name, edge, status, make = bound
     parser = backend(**{name: edge})
     for size, passes in ((edge - 1, True), (edge, True), (edge + 1, False)):
         data = make(size)
@@ -210,7 +211,7 @@ def test_limits_of_heads_at_the_edge(backend, name, edge, status, make, guard_pa
 
 
 @pytest.mark.parametrize(
-    ("name", "edge", "status", "make"),
+    "bound",
     [
         (
             "max_chunk_extension_bytes", 40, 400,
@@ -220,8 +221,9 @@ def test_limits_of_heads_at_the_edge(backend, name, edge, status, make, guard_pa
         ("max_trailers", 4, 431, lambda n: b"0\r\n" + b"X: y\r\n" * n + b"\r\n"),
     ],
 )  # fmt: skip
-def test_limits_of_bodies_at_the_edge(backend, name, edge, status, make, guard_page):
+def test_limits_of_bodies_at_the_edge(backend, bound, guard_page):
     """Exactly the limit passes and one more does not, whole and byte by byte."""
+    name, edge, status, make = bound
     parser = backend(**{name: edge})
     for size, passes in ((edge - 1, True), (edge, True), (edge + 1, False)):
         data = make(size)
