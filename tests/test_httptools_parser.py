@@ -32,18 +32,18 @@ def test_limits_reach_the_connections():
     "method", [b"FOO", b"SOURCE", b"DESCRIBE", b"PRI", b"get", b"QUERY", b"M-SEARCH"]
 )
 def test_methods_that_llhttp_refuses_are_methods(method):
-    """llhttp knows a list of methods; HTTP does not (RFC 9110 section 9.1)."""
+    """A list of methods is what llhttp knows; HTTP has none (RFC 9110 section 9.1)."""
     assert HttptoolsParser().head(method + HOST + b"\r\n")["method"] == method
 
 
 def test_a_tab_behind_a_value_is_white_space():
-    """llhttp would not know the coding with a HTAB behind it (RFC 9110 section 5.6.3)."""
+    """With a HTAB behind it, llhttp would not know the coding (RFC 9110 section 5.6.3)."""
     head = HttptoolsParser().head(b"POST" + HOST + b"Transfer-Encoding: chunked\t\r\n\r\n")
     assert head["chunked"]
 
 
 def test_an_upgrade_beside_a_body_keeps_the_body():
-    """llhttp ends HTTP at the head; we read the body (RFC 9110 section 7.8)."""
+    """Where llhttp ends HTTP at the head, we read the body (RFC 9110 section 7.8)."""
     fields = b"Connection: upgrade\r\nUpgrade: x\r\nTransfer-Encoding: chunked\r\n\r\n"
     head = HttptoolsParser().head(b"POST" + HOST + fields)
     assert (head["chunked"], head["upgrade"]) == (True, False)

@@ -1,5 +1,7 @@
 """What holds for any bytes: three readers agree, and no split changes a verdict."""
 
+from itertools import pairwise
+
 import httptools
 import pytest
 import wire_cases
@@ -99,7 +101,7 @@ OFTEN = settings(
 
 def cut(data, places):
     edges = [0, *sorted(place % (len(data) + 1) for place in places), len(data)]
-    return [data[start:stop] for start, stop in zip(edges, edges[1:], strict=False)]
+    return [data[start:stop] for start, stop in pairwise(edges)]
 
 
 CUTS = st.lists(st.integers(0, 1000), max_size=8)
