@@ -26,8 +26,7 @@ cdef class Reading:
         self.url = url if self.url is None else self.url + url
 
     def on_header(self, bytes name, bytes value):
-        # llhttp leaves a HTAB at the end of a value; it is OWS (RFC 9110 section 5.6.3)
-        self.fields.append((name, value.rstrip(b" \t")))
+        self.fields.append((name, value))
 
     def on_headers_complete(self):
         self.headers_complete = True
@@ -127,13 +126,16 @@ cdef class HttptoolsParser(Parser):
     cdef int next_field_line(self, bytes line, Head* head) except? -1:
         # llhttp refuses names that are no tokens and values with controls; it would take a
         # folded line (RFC 9112 section 5.2) and, here and there, line ends that are not CRLF.
+        # A HTAB behind a value is OWS (RFC 9110 section 5.6.3); llhttp would keep it, and
+        # not know "chunked" with it: so it does not get to see any.
         cdef bytes name, value
         cdef int status
         if line.startswith((b" ", b"\t")) or line.find(b"\r") != len(line) - 2:
             return -400
-        self.feed(line)
+        line = line.removesuffix(b"\r\n").rstrip(b" \t")
+        self.feed(line + b"\r\n")
         name, _, value = line.partition(b":")
-        value = value.removesuffix(b"\r\n").strip(b" \t")
+        value = value.lstrip(b" \t")
         status = judge_field(
             head, PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name),
             PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value))
