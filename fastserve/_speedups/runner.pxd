@@ -70,6 +70,7 @@ cdef class Runner:
     cdef object base                # copy of the context the runner was made in; never dirtied
     cdef object clean               # copy of base that enter() enters
     cdef Py_ssize_t base_size
+    cdef readonly bint entered      # between enter() and leave()
     cdef RequestTask spare
 
     # Step `coroutine` in a context of its own, as the current task. Returns its result, or

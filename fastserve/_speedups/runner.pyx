@@ -120,9 +120,11 @@ cdef extern from *:
         return 0;
     }
 
+    /* Before 3.11 a cancelled task raised a new error, with the handler's as its context. */
+    #define FS_NEW_CANCELLED_ERROR (PY_VERSION_HEX < 0x030B0000)
     /* Since 3.13 the last uncancel() also takes back a cancellation not yet delivered. */
     #define FS_UNCANCEL_TAKES_BACK (PY_VERSION_HEX >= 0x030D0000)
-    /* Until 3.10 repr() called a task "cancelling" by _must_cancel; base_tasks does it. */
+    /* base_tasks._task_repr is new in 3.11. */
     #define FS_HAS_TASK_REPR (PY_VERSION_HEX >= 0x030B0000)
     /* The suite was not run on a later CPython: asyncio.Task there. */
     #define FS_TRIED (PY_VERSION_HEX < 0x030E0000)
@@ -135,7 +137,7 @@ cdef extern from *:
                 object error, object throw_name, PyObject** out) noexcept
     bint fs_has_attachments(object) noexcept
     int fs_fit_to_version(object type) except -1
-    bint FS_UNCANCEL_TAKES_BACK, FS_HAS_TASK_REPR, FS_TRIED, FS_HAS_EAGER
+    bint FS_NEW_CANCELLED_ERROR, FS_UNCANCEL_TAKES_BACK, FS_HAS_TASK_REPR, FS_TRIED, FS_HAS_EAGER
     int FS_REFUSED
 
 cdef extern from "Python.h":
@@ -452,13 +454,14 @@ cdef class RequestTask:
 
     cdef object make_cancelled_error(self):
         # The error that ended the task is given out once, since each raise grows its traceback.
-        error = self.cancelled_error
-        if error is not None:
-            self.cancelled_error = None
-            return error
-        if self.cancel_message is None:
-            return CancelledError()
-        return CancelledError(self.cancel_message)
+        ended_by = self.cancelled_error
+        self.cancelled_error = None
+        if ended_by is not None and not FS_NEW_CANCELLED_ERROR:
+            return ended_by
+        error = (CancelledError() if self.cancel_message is None
+                 else CancelledError(self.cancel_message))
+        error.__context__ = ended_by
+        return error
 
     # Cancellation.
 
@@ -583,6 +586,7 @@ cdef class RequestTask:
         elif isinstance(error, CancelledError):
             self.state = CANCELLED
             self.cancelled_error = error
+            self.cancel_message = None      # the error has the one that was delivered
         else:
             self.state = FINISHED
             self.exception_value = error
@@ -756,9 +760,11 @@ cdef class Runner:
 
     cdef int enter(self) except -1:
         PyContext_Enter(self.clean)
+        self.entered = True
         return 0
 
     cdef int leave(self) except -1:
+        self.entered = False
         PyContext_Exit(self.clean)
         return 0
 
@@ -781,11 +787,14 @@ cdef class Runner:
         task; `on_done(task)` is then called once when that ends.
         """
         cdef bint suspended = False
-        self.enter()
+        cdef bint nested = self.entered
+        if not nested:
+            self.enter()
         try:
             value = self.start(coroutine, &suspended)
         finally:
-            self.leave()
+            if not nested:
+                self.leave()
         if suspended and on_done is not None:
             self.adopt(value, CallbackOwner(on_done))
         return value
