@@ -69,8 +69,8 @@ def _title(record: dict[str, Any], row: Row, best: bool) -> str:
 
 def _load_table(record: dict[str, Any], table: list[Row]) -> list[str]:
     lines = [
-        "| server | CPU µs/request | user | system | ratio to the floor | spread (IQR) | requests/s |"
-        " p50 / p99 / p99.9 µs | busy | errors |",
+        "| server | CPU µs/request | user | system | ratio to the floor | spread (IQR) |"
+        " requests/s | p50 / p99 / p99.9 µs | busy | errors |",
         "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     best = _best(table)
