@@ -30,9 +30,7 @@ def count(options: argparse.Namespace) -> int:
         return 2
     counts: dict[str, float] = {}
     for name in names:
-        once, twice = (
-            _instructions(options, name, factor * options.requests) for factor in (1, 2)
-        )
+        once, twice = (_instructions(options, name, factor * options.requests) for factor in (1, 2))
         counts[name] = (twice - once) / options.requests
         print(f"{name:18} {counts[name]:10.1f} instructions per request", flush=True)
     if options.output:

@@ -72,12 +72,18 @@ class Bench:
                 }
                 try:
                     return kinds[case.kind](running, case, folder)
-                except ServerFailed:
-                    raise
-                except (OSError, subprocess.SubprocessError) as error:
-                    # The client was refused or starved: say what the server said last.
-                    words = running.last_words()
-                    raise ServerFailed(f"{error} {words}".strip()) from error
+                except (ServerFailed, OSError, subprocess.SubprocessError) as error:
+                    raise ServerFailed(running.explain(error)) from error
+
+    def answer(self, server: Server, case: Case) -> bytes:
+        """What the server sends for the case, byte for byte."""
+        port = free_port()
+        command = self.command(server, case, port, Path())
+        with Running(command, port, self.settings.server_core) as running:
+            try:
+                return running.wait_ready(case).raw
+            except ServerFailed as error:
+                raise ServerFailed(running.explain(error)) from error
 
     def _load(self, running: Running, case: Case, folder: Path) -> Turn:
         running.wait_ready(case)
@@ -87,10 +93,8 @@ class Bench:
         seconds = [str(s.warmup), str(s.seconds)]
         arguments = [case.mode, str(running.port), str(folder / "request"), connections]
         got = self._client([*arguments, str(case.depth), *seconds, *pids], s.warmup + s.seconds)
-        if running.process.poll() is not None:
-            raise ServerFailed(f"died under load: {running.last_words()}")
         if not got["answered"]:
-            raise ServerFailed(f"answered nothing under load: {running.last_words()}")
+            raise ServerFailed("answered nothing under load")
         if got["mismatched"]:
             raise ServerFailed(f"{got['mismatched']} answers were not like the first")
         # Ticks are coarse: they only split the exact total into user and system.
@@ -161,7 +165,7 @@ class Bench:
 
     def _import(self, server: Server) -> Turn:
         python = self.venvs.interpreter(server)
-        program = f"import {server.imports}"
+        program = server.imports
         command = [python, "-X", "importtime", "-c", program]
         for _ in range(2):  # the first one warms the file cache and writes the .pyc files
             done = subprocess.run(

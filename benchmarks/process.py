@@ -52,6 +52,10 @@ def pss_bytes(pids: list[int]) -> int:
     return total
 
 
+def _exit(code: int) -> str:
+    return signal.Signals(-code).name if code < 0 else f"exit {code}"
+
+
 class Running:
     """A started server; a context manager that stops it and all its children."""
 
@@ -91,13 +95,12 @@ class Running:
         """The first answer to the case's request, checked."""
         while True:
             if self.process.poll() is not None:
-                raise ServerFailed(f"exited with {self.process.returncode}: {self.last_words()}")
+                raise ServerFailed("did not come up")
             try:
                 answer = ask(self.port, case.request)
             except OSError as error:
                 if time.monotonic() - self.started > timeout:
-                    reason = f"no answer in {timeout:.0f} s ({error}): {self.last_words()}"
-                    raise ServerFailed(reason) from error
+                    raise ServerFailed(f"no answer in {timeout:.0f} s ({error})") from error
                 time.sleep(pause)
             else:
                 answer.check(case.expect)
@@ -110,6 +113,13 @@ class Running:
         self.log.seek(0)
         lines = self.log.read().decode(errors="replace").strip().splitlines()
         return " | ".join(lines[-3:])[-400:]
+
+    def explain(self, error: Exception) -> str:
+        """What went wrong, seen from both sides."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            code = self.process.wait(0.2)
+            return f"died ({_exit(code)}): {self.last_words() or error}"
+        return f"{error} {self.last_words()}".strip()
 
     def stop(self) -> None:
         """Ask, then insist; the session was started for this server alone."""

@@ -18,7 +18,7 @@ from benchmarks.cases import TEXT, Case
 from benchmarks.machine import describe_machine
 from benchmarks.measure import Bench, Turn
 from benchmarks.probe import WrongAnswer
-from benchmarks.process import Running, ServerFailed, free_port
+from benchmarks.process import ServerFailed
 from benchmarks.servers import FLOOR, REFERENCE, SERVERS, Server
 from benchmarks.venvs import Unavailable, describe
 
@@ -83,11 +83,7 @@ class Run:
             return
         learned = "from fastserve"
         try:
-            python_server = SERVERS[REFERENCE]
-            port = free_port()
-            command = self.bench.command(python_server, case, port, Path())
-            with Running(command, port, self.bench.settings.server_core) as running:
-                raw = running.wait_ready(case).raw
+            raw = self.bench.answer(SERVERS[REFERENCE], case)
         except FAILURES as error:
             raw, learned = _assumed_response(case), f"assumed: {error}"
         self.bench.responses[case.name] = raw

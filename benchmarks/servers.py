@@ -22,7 +22,7 @@ class Server:
     requires: what pip installs into that environment
     command:  arguments behind the environment's Python, or its scripts as "bin/NAME";
               {port} and {peers}, the folder of the peers' apps, are filled in
-    imports:  what a program that uses it imports, for the import time
+    imports:  the statement with which a program that uses it begins, for the import time
     package:  the distribution whose version is reported
     legacy:   the Python it needs, when that is not the one under test
     skips:    cases it is not run on, and why
@@ -71,7 +71,8 @@ def _script(
     name: str, title: str, package: str, arguments: str, requires: str, **more: Any
 ) -> Server:
     command = f"{{peers}}/{arguments} {{port}}"
-    return Server(name, title, package, tuple(requires.split()), command, package, package, **more)
+    imports = f"import {package}"
+    return Server(name, title, package, tuple(requires.split()), command, imports, package, **more)
 
 
 _ALL = (
@@ -85,19 +86,19 @@ _ALL = (
         REFERENCE,
         "fastserve",
         command="-m fastserve run examples/bench.py:app --port {port}",
-        imports="fastserve",
+        imports="from fastserve import App, HTTPError, Request, Response",
         package="fastserve",
         note="default flags",
     ),
-    _uvicorn("uvicorn", "uvicorn, bare ASGI", "raw_asgi_app", "uvicorn", "uvicorn"),
+    _uvicorn("uvicorn", "uvicorn, bare ASGI", "raw_asgi_app", "uvicorn", "import uvicorn"),
     _uvicorn(
         "starlette",
         "uvicorn + Starlette",
         "starlette_app",
         "starlette",
-        "uvicorn, starlette.applications, starlette.routing, starlette.responses",
+        "import uvicorn, starlette.applications, starlette.routing, starlette.responses",
     ),
-    _uvicorn("fastapi", "uvicorn + FastAPI", "fastapi_app", "fastapi", "uvicorn, fastapi"),
+    _uvicorn("fastapi", "uvicorn + FastAPI", "fastapi_app", "fastapi", "import uvicorn, fastapi"),
     Server(
         "uvicorn-usual",
         "uvicorn as `pip install uvicorn` leaves it (h11, asyncio)",
@@ -105,26 +106,28 @@ _ALL = (
         ("uvicorn", "orjson"),
         "-m uvicorn --no-access-log --log-level warning --timeout-keep-alive 75 --port {port}"
         " raw_asgi_app:app",
-        "uvicorn",
+        "import uvicorn",
         "uvicorn",
         note="its access log, on by default, is off here as for all",
     ),
-    _granian("granian-rsgi", "granian, RSGI", "--interface rsgi rsgi_app:app", "granian"),
+    _granian("granian-rsgi", "granian, RSGI", "--interface rsgi rsgi_app:app", "import granian"),
     _granian(
         "granian-rsgi-rust",
         "granian, RSGI, Rust tasks",
         "--interface rsgi --task-impl rust rsgi_app:app",
-        "granian",
+        "import granian",
         "--task-impl rust, which granian calls experimental and offers up to Python 3.11, is on",
     ),
-    _granian("granian-asgi", "granian, ASGI", "--interface asgi raw_asgi_app:app", "granian"),
+    _granian(
+        "granian-asgi", "granian, ASGI", "--interface asgi raw_asgi_app:app", "import granian"
+    ),
     Server(
         "granian-usual",
         "granian with its default flags, RSGI",
         "granian",
         ("granian", "uvloop", "orjson"),
         "bin/granian --interface rsgi --port {port} rsgi_app:app",
-        "granian",
+        "import granian",
         "granian",
         skips={"idle": "its default accepts 1,024 connections at once"},
     ),
@@ -157,7 +160,7 @@ _ALL = (
         "blacksheep",
         ("blacksheep", "uvicorn", "httptools", "uvloop", "orjson"),
         f"{_UVICORN} blacksheep_app:app",
-        "uvicorn, blacksheep",
+        "import uvicorn, blacksheep",
         "blacksheep",
     ),
     _script(
@@ -166,7 +169,7 @@ _ALL = (
         "socketify",
         "socketify_app.py",
         "socketify orjson",
-        note="polls between two event loops",
+        note="polls between two event loops; the POST handler is sync, for its async form aborts",
     ),
     _script(
         "fastpysgi",

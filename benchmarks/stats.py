@@ -57,7 +57,7 @@ def rows(record: dict[str, Any], case: str) -> list[Row]:
         ratios = [r for t in own if (r := _ratio(turns, t, figure)) is not None]
 
         def median(key: str, own: list[dict[str, Any]] = own) -> float:
-            return statistics.median(turn.get(key, 0.0) for turn in own)
+            return float(statistics.median(turn.get(key, 0.0) for turn in own))
 
         found.append(
             Row(
