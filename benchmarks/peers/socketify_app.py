@@ -7,6 +7,7 @@ from socketify import App, AppListenOptions
 
 app = App()
 JSON = b"application/json"
+WAITING = set()
 
 
 def plaintext(response, request):
@@ -30,9 +31,19 @@ async def user(response, request):
     response.send(orjson.dumps(answer), JSON)
 
 
-async def echo_json(response, request):
-    body = orjson.loads((await response.get_data()).getvalue())
-    response.cork_send(orjson.dumps(body), JSON)
+def echo_json(response, request):
+    # `await response.get_data()` lets the response be collected too early and aborts the process
+    # (socketify 0.0.31); the callback form, with the response kept alive, is sound.
+    chunks = []
+
+    def on_data(response, chunk, is_end):
+        chunks.append(chunk)
+        if is_end:
+            WAITING.discard(response)
+            response.send(orjson.dumps(orjson.loads(b"".join(chunks))), JSON)
+
+    WAITING.add(response)
+    response.on_data(on_data)
 
 
 app.get("/plaintext", plaintext)
