@@ -16,7 +16,6 @@ How an exception is answered, in this order:
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import inspect
 import logging
@@ -26,7 +25,6 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from fastserve._speedups.messages import Request, Response, State, as_response
 from fastserve._speedups.plan import Plan
-from fastserve._speedups.protocol import Engine
 from fastserve.binding import bind, converter_overrides
 from fastserve.blocking import BlockingPool
 from fastserve.errors import ClientDisconnect, FastserveError, HTTPError, RouteError
@@ -34,6 +32,9 @@ from fastserve.middleware import Middleware, check, surround
 from fastserve.routing import Claims, Route, Router, compile_routes
 
 if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
+    from fastserve._speedups.protocol import Engine
     from fastserve._speedups.router import Router as CompiledRouter
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -252,7 +253,7 @@ class App:
 
     def build_engine(
         self,
-        loop: asyncio.AbstractEventLoop,
+        loop: AbstractEventLoop,
         *,
         on_error: OnError | None = None,
         **settings: Any,
@@ -261,6 +262,8 @@ class App:
 
         settings:  keywords of the Engine: limits, http=, tasks=
         """
+        from fastserve._speedups.protocol import Engine  # brings asyncio, which registering needs not
+
         return Engine(
             loop, self.build_router(), app=self, on_error=on_error or self.handle_error, **settings)
 
@@ -328,7 +331,7 @@ class App:
 
     def handle_error(self, request: Request | None, error: BaseException) -> Any:
         """What to answer when a handler raised: a value, or an awaitable of one. Never raises."""
-        if isinstance(error, (ClientDisconnect, asyncio.CancelledError)):
+        if isinstance(error, ClientDisconnect):
             error_log.debug("%s: the client left", _request_line(request))
             return Response(b"", 500)
         handler = self.handler_for(error)

@@ -10,13 +10,14 @@ stop its thread: nothing can.
 
 from __future__ import annotations
 
-import asyncio
 import contextvars
 import functools
 import inspect
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 
@@ -82,6 +83,9 @@ class BlockingPool:
 
     async def run(self, handler: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call the handler on a thread, in a copy of the current context; await its value."""
+        import asyncio
+        from concurrent.futures import ThreadPoolExecutor
+
         if self._executor is None:
             self._executor = ThreadPoolExecutor(self.threads, "fastserve-blocking")
         context = contextvars.copy_context()

@@ -28,13 +28,11 @@ Everything here runs at start-up and raises RouteError; matching is fastserve._s
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import keyword
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from types import MappingProxyType
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -42,13 +40,14 @@ from uuid import UUID
 
 from fastserve._speedups.plan import Plan
 from fastserve._speedups.router import Router as CompiledRouter
+from fastserve.binding import describe
 from fastserve.errors import RouteError
 
 CONVERTERS = ("str", "int", "float", "uuid", "path")
 STANDARD_METHODS = frozenset(
     ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT")
 )
-OPTIONS = ("max_body_bytes", "handler_timeout_s", "cancel_on_disconnect")
+OPTIONS = ("max_body_bytes", "cancel_on_disconnect")
 MAX_PARAMS = 16     # of the compiled router, like MAX_SEGMENTS and MAX_FLOAT_CHARS
 MAX_SEGMENTS = 64
 MAX_FLOAT_CHARS = 64
@@ -267,6 +266,8 @@ def _write_float(value: object) -> str:
         raise ValueError(f"is of type {type(value).__name__}, not float")
     if not math.isfinite(value):
         raise ValueError("is not finite")
+    from decimal import Decimal
+
     text = format(Decimal(repr(value)), "f")
     if len(text) > MAX_FLOAT_CHARS:
         raise ValueError(f"takes more than {MAX_FLOAT_CHARS} characters without an exponent")
@@ -298,7 +299,7 @@ class Route:
     """One handler under one pattern. Made by a Router; two routes are equal when they are one.
 
     methods:  tokens, or ("*",) for every method that no other route of this path has
-    options:  what was given of max_body_bytes, handler_timeout_s, cancel_on_disconnect
+    options:  what was given of max_body_bytes and cancel_on_disconnect
     """
 
     path: str
@@ -318,12 +319,6 @@ class Route:
         """The limit of the request body; None: the server's."""
         limit: int | None = self.options.get("max_body_bytes")
         return limit
-
-    @property
-    def handler_timeout_s(self) -> float | None:
-        """How long the handler may take; None: the server's."""
-        timeout: float | None = self.options.get("handler_timeout_s")
-        return timeout
 
     @property
     def cancel_on_disconnect(self) -> bool:
@@ -370,7 +365,7 @@ class Router:
         path:     behind the prefix; may be "" when there is one
         methods:  any tokens, or ["*"] for every method that has no route of its own here
         name:     for url_for; the function's name when left out
-        options:  max_body_bytes=, handler_timeout_s=, cancel_on_disconnect=
+        options:  max_body_bytes=, cancel_on_disconnect=
         """
         if isinstance(path, str) and path and not path.startswith("/"):
             raise _refusal(path, f"does not start with '/': write {'/' + path!r}")
@@ -498,8 +493,8 @@ class Claims:
                         owner = None
                 if owner is not None:
                     raise RouteError(
-                        f"route '{method} {route.path}' of {_describe(route.endpoint)} matches the "
-                        f"same requests as '{method} {owner.path}' of {_describe(owner.endpoint)}: "
+                        f"route '{method} {route.path}' of {describe(route.endpoint)} matches the "
+                        f"same requests as '{method} {owner.path}' of {describe(owner.endpoint)}: "
                         "remove one, or change its path or its methods")
                 new[key] = route
         self._owners.update(new)
@@ -559,24 +554,12 @@ def _checked_options(path: str, options: Mapping[str, Any]) -> dict[str, Any]:
         if option not in OPTIONS:
             raise _refusal(
                 path, f"has an unknown option {option!r}: there are {', '.join(OPTIONS)}")
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if option == "max_body_bytes":
-            good = value is None or (number and isinstance(value, int) and value >= 0)
+            good = value is None or (type(value) is int and value >= 0)
             wanted = "a number of bytes, or None for the server's limit"
-        elif option == "handler_timeout_s":
-            good = value is None or (number and 0 < value < math.inf)
-            wanted = "a number of seconds above 0, or None for the server's"
         else:
             good = isinstance(value, bool)
             wanted = "True or False"
         if not good:
             raise _refusal(path, f"has {option}={value!r}: give {wanted}")
     return dict(options)
-
-
-def _describe(endpoint: Callable[..., Any]) -> str:
-    inner = inspect.unwrap(endpoint)
-    name = getattr(inner, "__qualname__", type(inner).__qualname__)
-    code = getattr(inner, "__code__", None)
-    place = f" ({code.co_filename}:{code.co_firstlineno})" if code else ""
-    return f"{getattr(inner, '__module__', '?')}.{name}{place}"

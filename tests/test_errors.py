@@ -170,14 +170,24 @@ def test_what_cannot_be_registered_is_refused(app):
         app.exception_handler(404)(lambda request, error: "")
 
 
-@pytest.mark.parametrize("error", [ClientDisconnect("gone"), asyncio.CancelledError()])
-def test_a_client_that_vanishes_is_not_an_error(app, caplog, error):
+def test_a_client_that_vanishes_is_not_an_error(app, caplog):
     """Seen at DEBUG only."""
     caplog.set_level(logging.DEBUG, "fastserve.error")
 
-    app.handle_error(None, error)
+    app.handle_error(None, ClientDisconnect("gone"))
 
     assert [record.levelno for record in caplog.records] == [logging.DEBUG]
+
+
+def test_a_cancellation_that_a_handler_lets_out_is_a_500(app, caplog):
+    """Nobody left: the handler cancelled itself, and its author wants to know."""
+
+    @app.get("/")
+    async def handler():
+        raise asyncio.CancelledError
+
+    assert ask(app, "/").status == 500
+    assert "CancelledError" in caplog.text
 
 
 def test_a_value_that_cannot_be_sent_is_a_500(app, caplog):

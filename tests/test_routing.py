@@ -147,7 +147,6 @@ def test_a_route_says_what_it_is():
     assert route.label == "GET,PURGE /a/{x}"
     assert route.name == "handler"
     assert route.max_body_bytes is None
-    assert route.handler_timeout_s is None
     assert route.cancel_on_disconnect is False
     with pytest.raises(AttributeError):
         route.path = "/b"
@@ -180,9 +179,8 @@ def test_methods_are_tokens(methods, problem):
 
 @pytest.mark.parametrize("options", [
     {"max_body_byte": 1}, {"max_body_bytes": -1}, {"max_body_bytes": 1.5},
-    {"max_body_bytes": True}, {"max_body_bytes": "1 MiB"}, {"handler_timeout_s": 0},
-    {"handler_timeout_s": float("nan")}, {"handler_timeout_s": float("inf")},
-    {"handler_timeout_s": "5"}, {"cancel_on_disconnect": 1}, {"cancel_on_disconnect": None},
+    {"max_body_bytes": True}, {"max_body_bytes": "1 MiB"}, {"cancel_on_disconnect": 1},
+    {"cancel_on_disconnect": None},
 ])
 def test_options_are_checked(options):
     """A misspelt option or an impossible value is refused by name."""

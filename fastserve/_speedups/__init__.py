@@ -4,7 +4,7 @@ Required, not optional: there is no pure-Python twin of these modules.
 """
 
 try:
-    from fastserve._speedups import protocol as protocol
+    from fastserve._speedups import plan as plan
 except ImportError as error:
     import sys as _sys
 

@@ -67,3 +67,4 @@ cdef class Response:
 # What a handler returned, as a Response. Raises TypeError or ValueError for what is none.
 cdef Response to_response(object value)
 cdef bytes dump_json(object value)
+cpdef int load_orjson() except -1

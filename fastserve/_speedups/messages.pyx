@@ -8,16 +8,14 @@ import types
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.unicode cimport PyUnicode_DecodeLatin1, PyUnicode_DecodeUTF8
 
-import orjson
-
 from fastserve._speedups.multidict cimport (
     MutableHeaders, mutable_headers, query_params, request_headers, unquote)
 from fastserve._speedups.parser cimport METHOD_OTHER
 
 from fastserve.errors import HTTPError
 
-cdef object dumps = orjson.dumps
-cdef object loads = orjson.loads
+cdef object dumps = None      # orjson's, once something is encoded or served: its import is
+cdef object loads = None      # a quarter of ours
 
 cdef tuple METHOD_NAMES = (
     None, "GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT")
@@ -311,7 +309,18 @@ cdef dict parse_cookies(list values):
     return cookies
 
 
+cpdef int load_orjson() except -1:
+    """Import orjson now; an engine does it before the first request."""
+    global dumps, loads
+    from orjson import dumps as orjson_dumps, loads as orjson_loads
+    dumps = orjson_dumps
+    loads = orjson_loads
+    return 0
+
+
 cdef bytes dump_json(object value):
+    if dumps is None:
+        load_orjson()
     return dumps(value)
 
 
@@ -395,7 +404,7 @@ cdef class Response:
     @staticmethod
     def json(content, status=200, headers=None):
         """An application/json response of whatever orjson encodes."""
-        return make_response(dumps(content), status, headers, JSON)
+        return make_response(dump_json(content), status, headers, JSON)
 
     @staticmethod
     def redirect(location, status=307, headers=None):
@@ -489,7 +498,7 @@ cdef Response to_response(object value):
         return response_of_tuple(<tuple>value)
     if isinstance(value, (types.GeneratorType, types.AsyncGeneratorType)):
         raise TypeError("a handler returned a generator; return the whole body")
-    return make_response(dumps(value), 200, None, JSON)
+    return make_response(dump_json(value), 200, None, JSON)
 
 
 cdef Response response_of_tuple(tuple value):

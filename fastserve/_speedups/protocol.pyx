@@ -14,7 +14,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
 from fastserve._speedups.buffer cimport Buffer
-from fastserve._speedups.messages cimport Body, Connection, Request
+from fastserve._speedups.messages cimport Body, Connection, Request, load_orjson
 from fastserve._speedups.parser cimport (
     METHOD_GET, METHOD_HEAD, METHOD_OPTIONS, METHOD_TRACE, NativeParser)
 from fastserve._speedups.router cimport MATCH_FOUND, MATCH_MALFORMED
@@ -709,6 +709,7 @@ cdef class Engine(ProtocolFactory):
             self.parser = HttptoolsParser(**limits)
         else:
             raise ValueError(f"http is 'native' or 'httptools', not {http!r}")
+        load_orjson()
         self.loop = loop
         self.router = router
         self.app = app
