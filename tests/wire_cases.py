@@ -24,8 +24,8 @@ else:
 
 WIRE = Path(__file__).parent / "wire"
 NEXT_REQUEST = b"GET /next HTTP/1.1\r\nHost: next\r\n\r\n"
-SPLITS = 400            # of a case longer than that, only so many split points are tried
-BYTE_BY_BYTE = 16384    # longer cases are not: the doors copy all bytes for each piece
+SPLITS = 400  # of a case longer than that, only so many split points are tried
+BYTE_BY_BYTE = 16384  # longer cases are not: the doors copy all bytes for each piece
 NAMES = ("method", "target", "path", "query")
 
 

@@ -52,6 +52,12 @@ cdef extern from *:
 
     /* The first byte in [p, end) that is not in the set, or end. */
     static inline const char *fs_skip(const char *p, const char *end, int set) {
+        for (; end - p >= 4; p += 4) { /* one bound for four bytes: names are short and many */
+            if (!fs_is(p[0], set)) return p;
+            if (!fs_is(p[1], set)) return p + 1;
+            if (!fs_is(p[2], set)) return p + 2;
+            if (!fs_is(p[3], set)) return p + 3;
+        }
         while (p < end && fs_is(*p, set)) p++;
         return p;
     }
@@ -79,22 +85,42 @@ cdef extern from *:
         return fs_same8(p + n - 8, word + n - 8);
     }
 
-    /* Three scans over many bytes. Each returns the first byte in [p, end) that stops it, or
+    /* Four scans over many bytes. Each returns the first byte in [p, end) that stops it, or
        end, and reads nothing outside [p, end).
-         fs_skip_value    stops at what no field value holds: all controls but HTAB, and DEL
+         fs_skip_name     stops at what is in no token
+         fs_skip_value    stops at what no field value holds: all controls but HTAB, and DEL;
+                          it may read again up to 16 bytes before `end`, which must be there
          fs_skip_target   stops at what no target holds, and at "%" and "?" for the caller
          fs_find          stops at the given byte */
     #ifdef FS_SSE2
-    static inline const char *fs_skip_value(const char *p, const char *end) {
+    static inline const char *fs_skip_name(const char *p, const char *end) {
+        /* letters and "-" by sixteen; the table is for the rest */
         for (; end - p >= 16; p += 16) {
             __m128i x = _mm_loadu_si128((const __m128i *)p);
-            __m128i low = _mm_cmpeq_epi8(_mm_min_epu8(x, _mm_set1_epi8(0x1f)), x);
-            __m128i tab = _mm_cmpeq_epi8(x, _mm_set1_epi8(9));
-            __m128i del = _mm_cmpeq_epi8(x, _mm_set1_epi8(0x7f));
-            int hit = _mm_movemask_epi8(_mm_or_si128(_mm_andnot_si128(tab, low), del));
-            if (hit) return p + __builtin_ctz((unsigned)hit);
+            __m128i nth = _mm_sub_epi8(_mm_or_si128(x, _mm_set1_epi8(0x20)), _mm_set1_epi8('a'));
+            __m128i letter = _mm_cmpeq_epi8(_mm_min_epu8(nth, _mm_set1_epi8(25)), nth);
+            __m128i dash = _mm_cmpeq_epi8(x, _mm_set1_epi8('-'));
+            int miss = _mm_movemask_epi8(_mm_or_si128(letter, dash)) ^ 0xffff;
+            if (miss) return fs_skip(p + __builtin_ctz((unsigned)miss), end, FS_TOKEN);
         }
-        return fs_skip(p, end, FS_VALUE);
+        return fs_skip(p, end, FS_TOKEN);
+    }
+    static inline unsigned fs_not_in_value(const char *p) {
+        __m128i x = _mm_loadu_si128((const __m128i *)p);
+        __m128i low = _mm_cmpeq_epi8(_mm_min_epu8(x, _mm_set1_epi8(0x1f)), x);
+        __m128i tab = _mm_cmpeq_epi8(x, _mm_set1_epi8(9));
+        __m128i del = _mm_cmpeq_epi8(x, _mm_set1_epi8(0x7f));
+        return (unsigned)_mm_movemask_epi8(_mm_or_si128(_mm_andnot_si128(tab, low), del));
+    }
+    static inline const char *fs_skip_value(const char *p, const char *end) {
+        unsigned hit;
+        for (; end - p >= 16; p += 16) {
+            hit = fs_not_in_value(p);
+            if (hit) return p + __builtin_ctz(hit);
+        }
+        if (p == end) return p;
+        hit = fs_not_in_value(end - 16) >> (16 - (end - p));
+        return hit ? p + __builtin_ctz(hit) : end;
     }
     static inline const char *fs_skip_target(const char *p, const char *end) {
         for (; end - p >= 16; p += 16) {
@@ -121,6 +147,9 @@ cdef extern from *:
         return p;
     }
     #else
+    static inline const char *fs_skip_name(const char *p, const char *end) {
+        return fs_skip(p, end, FS_TOKEN);
+    }
     /* Eight bytes at a time: bytes below n (n <= 0x80) and bytes equal to n leave a bit. */
     #define FS_ONES 0x0101010101010101u
     #define FS_BELOW(x, n) (((x) - FS_ONES * (n)) & ~(x) & (FS_ONES << 7))
@@ -157,6 +186,7 @@ cdef extern from *:
         DIGIT "FS_DIGIT"
     bint is_in "fs_is"(char byte, int set) noexcept nogil
     const char* skip "fs_skip"(const char* p, const char* end, int set) noexcept nogil
+    const char* skip_name "fs_skip_name"(const char* p, const char* end) noexcept nogil
     const char* skip_value "fs_skip_value"(const char* p, const char* end) noexcept nogil
     const char* skip_target "fs_skip_target"(const char* p, const char* end) noexcept nogil
     const char* find "fs_find"(const char* p, const char* end, char byte) noexcept nogil
@@ -316,11 +346,12 @@ cdef inline int judge_path(
         const char* data, const char* path, const char* end, Head* head) noexcept nogil:
     # path [ "?" query ], printable ASCII without "#": a fragment is never sent (RFC 9112
     # section 3.2) and bytes from 0x80 are to be percent-encoded (RFC 3986 section 2).
+    # The scan runs on to the version, for a vector's width: the space at `end` stops it.
     cdef const char* p = path
     head.path_start = <uint32_t>(path - data)
     head.path_size = <uint32_t>(end - path)
     while True:
-        p = skip_target(p, end)
+        p = skip_target(p, end + 1 + VERSION_BYTES)
         if p == end:
             return 0
         if p[0] == c"%":
@@ -697,7 +728,7 @@ cdef Py_ssize_t read_fields(
     cdef int status
     while line < stop:
         head.line_start = <uint32_t>(line - data)
-        p = skip(line, stop, TOKEN)
+        p = skip_name(line, stop)
         if p == stop:
             break
         name_size = p - line
@@ -713,7 +744,7 @@ cdef Py_ssize_t read_fields(
                 status = finish_head(head)
             return status if status else p + 2 - data
         value = skip_spaces(p + 1, stop)
-        p = skip_value(value, stop)
+        p = skip_value(value, stop)     # the request line is more than 16 bytes before `stop`
         if stop - p < 2 or p[0] != CR or p[1] != LF:
             return refuse_field_line(limits, data, p, stop, head)
         value_end = trim(value, p)
@@ -817,7 +848,7 @@ cdef int judge_trailer(const char* line, const char* lf) noexcept nogil:
     if lf == line or end[0] != CR:
         return -400
     p = skip(line, end, TOKEN)
-    if p == line or p == end or p[0] != c":" or skip_value(p, end) != end:
+    if p == line or p == end or p[0] != c":" or skip(p, end, VALUE) != end:
         return -400
     if p - line == 4 and same(line, b"host", 4):
         return -400
