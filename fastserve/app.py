@@ -262,7 +262,9 @@ class App:
 
         settings:  keywords of the Engine: limits, http=, tasks=
         """
-        from fastserve._speedups.protocol import Engine  # brings asyncio, which registering needs not
+        from fastserve._speedups.protocol import (
+            Engine,  # brings asyncio, which registering needs not
+        )
 
         return Engine(
             loop, self.build_router(), app=self, on_error=on_error or self.handle_error, **settings)

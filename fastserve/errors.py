@@ -31,7 +31,7 @@ class StartupError(FastserveError):
     """The application's own start-up failed; the worker exits with status 3."""
 
 
-class ClientDisconnect(Exception):  # noqa: N818  (the name users know from Starlette)
+class ClientDisconnect(Exception):
     """The client went away before its request was complete."""
 
 

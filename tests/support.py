@@ -41,9 +41,7 @@ def read_replies(data: bytes, methods: list[str] | None = None) -> tuple[list[Re
             known = headers.get(name.lower())
             headers[name.lower()] = value if known is None else f"{known}, {value}"
         size = int(headers.get("content-length", "0"))
-        if int(status) < 200:
-            size = 0
-        elif methods and methods.pop(0) == "HEAD":
+        if int(status) < 200 or (methods and methods.pop(0) == "HEAD"):
             size = 0
         if len(rest) < size:
             break
@@ -274,7 +272,8 @@ class Bench:
         quiet = 0
         while quiet < QUIET_TURNS:
             self.loop.run_until_complete(asyncio.sleep(0))
-            quiet = 0 if any([link.poll() for link in self.links]) else quiet + 1
+            news = [link.poll() for link in self.links]  # every one, not only the first with news
+            quiet = 0 if any(news) else quiet + 1
 
     def wait_for(self, condition: Callable[[], bool], turns: int = 20_000) -> None:
         """Turn until a condition holds."""

@@ -56,7 +56,7 @@ class Sink(FakeTransport):
         self.count += 1
 
 
-CHUNKED = b"POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+CHUNKED = request("/echo", method="POST", Transfer_Encoding="chunked") + b"3\r\nabc\r\n0\r\n\r\n"
 MIXES = {
     "sync": (request("/"), 1_000_000),
     "async": (request("/json"), 200_000),

@@ -164,9 +164,8 @@ def test_a_streamed_body_cannot_be_read_again(ask):
             await r.body()
         return {"body": b"".join(pieces)}
 
-    data = (
-        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n1\r\nc\r\n0\r\n\r\n"
-    )
+    data = request("/", method="POST", Transfer_Encoding="chunked")
+    data += b"2\r\nab\r\n1\r\nc\r\n0\r\n\r\n"
     assert ask(read, data)[0] == {"body": b"abc"}
 
 
@@ -225,7 +224,8 @@ def test_a_tuple_may_carry_headers(ask):
     """(body, status, headers)."""
     reply = answer(ask, ("x", 201, {"x-a": "1", "content-type": "text/x"}))
 
-    assert (reply.status, reply.headers["x-a"], reply.headers["content-type"]) == (201, "1", "text/x")
+    assert (reply.status, reply.headers["x-a"]) == (201, "1")
+    assert reply.headers["content-type"] == "text/x"
 
 
 @pytest.mark.parametrize(
@@ -282,12 +282,13 @@ def test_cookies_are_set_and_deleted():
     response.set_cookie(
         "a", "1", max_age_s=60, domain="example.test", secure=True, httponly=True, samesite="strict"
     )
-    response.set_cookie("b", "2", expires=datetime.datetime(2026, 1, 2, tzinfo=datetime.timezone.utc))
+    new_year = datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc)
+    response.set_cookie("b", "2", expires=new_year)
     response.delete_cookie("c")
 
     assert response.headers.getlist("set-cookie") == [
         "a=1; Max-Age=60; Path=/; Domain=example.test; SameSite=Strict; Secure; HttpOnly",
-        "b=2; Expires=Fri, 02 Jan 2026 00:00:00 GMT; Path=/; SameSite=Lax",
+        "b=2; Expires=Thu, 01 Jan 2026 00:00:00 GMT; Path=/; SameSite=Lax",
         "c=; Max-Age=0; Path=/",
     ]
 

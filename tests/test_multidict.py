@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from urllib.parse import parse_qsl, urlencode
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from urllib.parse import parse_qsl, urlencode
 
 from fastserve._speedups.multidict import Headers, MultiDict, MutableHeaders
 
@@ -159,9 +160,9 @@ def test_odd_queries(query_of, query, pairs):
 @pytest.fixture(scope="module")
 def query_of():
     """The query of a real request, by its bytes."""
-    from support import Bench, request, running_loop
-
     import asyncio
+
+    from support import Bench, request, running_loop
 
     from fastserve import App, Request
 

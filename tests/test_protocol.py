@@ -183,7 +183,8 @@ def test_a_quick_answer_waits_behind_a_slow_one(bench):
 
     open_gate(bench, "slow")
 
-    assert [reply.body for reply in link.replies()] == [b"open", b"Hello, World!", b"short and stout"]
+    bodies = [reply.body for reply in link.replies()]
+    assert bodies == [b"open", b"Hello, World!", b"short and stout"]
 
 
 def test_no_more_than_max_pipelined_are_begun(loop):

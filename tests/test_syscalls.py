@@ -23,8 +23,11 @@ def traced(tmp_path, needs):
     strace = needs("strace")
     log = tmp_path / "calls"
     server = subprocess.Popen(
-        [strace, "-f", "-qq", "-o", str(log), "-e", "trace=network,read,write,writev,epoll_ctl"]
-        + [sys.executable, "-m", "fastserve", "run", "examples/hello.py", "--port", "0"],
+        [
+            *(strace, "-f", "-qq", "-o", str(log)),
+            *("-e", "trace=network,read,write,writev,epoll_ctl"),
+            *(sys.executable, "-m", "fastserve", "run", "examples/hello.py", "--port", "0"),
+        ],
         cwd=ROOT,
         stderr=subprocess.PIPE,
         text=True,

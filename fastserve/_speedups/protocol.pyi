@@ -51,7 +51,10 @@ class Engine:
     def listen(self, listener: socket) -> None:
         """Accept TCP connections of a listening, non-blocking socket onto the raw transport."""
     def listen_on_loop(self, listener: socket, **options: Any) -> None:
-        """Accept connections of a listening socket onto the loop's own transport (unix sockets, TLS)."""
+        """Accept connections of a listening socket onto transports of the loop.
+
+        options:  for loop.connect_accepted_socket, e.g. ssl=
+        """
     def stop_listening(self) -> None:
         """Accept what is queued, then leave the listeners alone; they stay open."""
     def drain(self) -> None:
