@@ -59,10 +59,12 @@ class Handled:
 class Harness:
     """A loop and a runner; handlers start from a loop callback, as they do on the wire."""
 
-    def __init__(self, loop, mode):
+    def __init__(self, loop, mode, context=None):
+        # A worker's context is empty; that of a test is not.
+        context = contextvars.Context() if context is None else context
         self.loop = loop
         self.mode = mode
-        self.runner = Runner(loop, mode)
+        self.runner = context.run(Runner, loop, mode)
         self.errors = []
         loop.set_exception_handler(lambda _, context: self.errors.append(context))
 
@@ -908,7 +910,7 @@ def test_the_base_context_is_the_one_the_runner_was_made_in(loop):
 
     context = contextvars.copy_context()
     context.run(var.set, "application")
-    server = context.run(Harness, loop, "direct")
+    server = Harness(loop, "direct", context)
 
     assert [server.serve(handler()).result() for _ in range(2)] == ["application"] * 2
     assert server.runner.run_sync(var.get, lambda: var.set("x"), var.get)[::2] == [
