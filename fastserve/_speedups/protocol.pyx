@@ -21,7 +21,7 @@ from fastserve._speedups.router cimport MATCH_FOUND, MATCH_MALFORMED
 from fastserve._speedups.runner cimport RAISED, RETURNED, Outcome
 from fastserve._speedups.serializer cimport PERSIST_NOT, PERSIST_SAID, PERSIST_SILENT
 from fastserve._speedups.transport cimport (
-    Acceptor, Channel, LoopChannel, Protocol, make_acceptor)
+    Channel, LoopChannel, Protocol, make_acceptor)
 
 from fastserve.errors import ClientDisconnect, HTTPError
 
@@ -150,8 +150,10 @@ cdef class HttpProtocol(Connection):
         if kept:
             data = self.input.data
             size = self.input.size
+        cdef bint alone = not self.engine.runner.entered
+        if alone:
+            self.engine.runner.enter()
         self.working = True
-        self.engine.runner.enter()
         try:
             consumed = self.advance(data, size)
         except BaseException:
@@ -159,7 +161,8 @@ cdef class HttpProtocol(Connection):
             raise
         finally:
             self.working = False
-            self.engine.runner.leave()
+            if alone:
+                self.engine.runner.leave()
         if self.stage == STAGE_LOST:
             self.engine.out.size = 0
             return 0
@@ -353,6 +356,8 @@ cdef class HttpProtocol(Connection):
         cdef object result
         if plan.wants_request:
             request = self.make_request(plan, params, data, content, arriving)
+        if not plan.is_async:
+            self.engine.runner.leave_task()
         try:
             result = plan.call(request, params.values)
         except BaseException as error:
@@ -441,6 +446,7 @@ cdef class HttpProtocol(Connection):
             raise error
         if not call.failing and engine.on_error is not None:
             call.failing = True
+            engine.runner.leave_task()
             try:
                 value = engine.on_error(request, error)
             except BaseException as second:
@@ -716,7 +722,8 @@ cdef class Engine(ProtocolFactory):
         self.on_error = on_error
         self.runner = Runner(loop, tasks)
         self.serializer = Serializer(server_header)
-        self.poller = Poller(loop, use_epoll=use_epoll) if hasattr(loop, "add_reader") else None
+        self.poller = Poller(loop, use_epoll=use_epoll)
+        self.poller.factory = self
         self.out = Buffer()
         self.out.reserve(2 * OUT_HIGH)
         self.clock = clock
@@ -735,6 +742,12 @@ cdef class Engine(ProtocolFactory):
     def connections(self):
         """How many connections are open."""
         return len(self.alive)
+
+    cdef int begin_turn(self) except -1:
+        return self.runner.enter()
+
+    cdef int end_turn(self) except -1:
+        return self.runner.leave()
 
     cdef Protocol make(self):
         cdef HttpProtocol protocol = HttpProtocol.__new__(HttpProtocol)
@@ -761,7 +774,7 @@ cdef class Engine(ProtocolFactory):
 
     def listen(self, listener):
         """Accept TCP connections of a listening, non-blocking socket, on our own transport."""
-        self.acceptors.append(make_acceptor(self.poller, listener, self))
+        self.acceptors.append(make_acceptor(self.poller, listener, None))
 
     def listen_on_loop(self, listener, **options):
         """Accept connections of a listening socket onto transports of the loop.
@@ -781,7 +794,7 @@ cdef class Engine(ProtocolFactory):
                 logger.debug("a connection did not open: %r", task.exception())
 
         opening = set()
-        self.acceptors.append(Acceptor.over_loop(self.poller, listener, accepted))
+        self.acceptors.append(make_acceptor(self.poller, listener, accepted))
 
     def stop_listening(self):
         """Accept what is queued, then leave the listeners alone; they stay open."""
@@ -805,8 +818,7 @@ cdef class Engine(ProtocolFactory):
         """Leave the loop; the engine cannot be used again."""
         self.stop_listening()
         self.abort()
-        if self.poller is not None:
-            self.poller.close()
+        self.poller.close()
 
     def continue_later(self, HttpProtocol connection):
         if not connection.scheduled:

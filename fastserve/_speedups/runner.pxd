@@ -11,7 +11,7 @@
 #     runner.enter()
 #     try:
 #         for every request:
-#             sync handler:   call it; runner.after_sync()
+#             sync handler:   runner.leave_task(); call it; runner.after_sync()
 #             async handler:  runner.start(...); if suspended: runner.adopt(...)
 #     finally:
 #         runner.leave()
@@ -72,6 +72,7 @@ cdef class Runner:
     cdef Py_ssize_t base_size
     cdef readonly bint entered      # between enter() and leave()
     cdef RequestTask spare
+    cdef RequestTask current    # is asyncio's current task until leave_task(); or None
 
     # Step `coroutine` in a context of its own, as the current task. Returns its result, or
     # raises its exception, with suspended[0] = 0; or returns its task with suspended[0] = 1:
@@ -92,6 +93,8 @@ cdef class Runner:
     # Around a batch. Between them the current context is a clean copy of the base context.
     cdef int enter(self) except -1
     cdef int leave(self) except -1
+    # Before anything else of the user's than a coroutine runs in a batch: no task is current.
+    cdef int leave_task(self) except -1
     # After every sync handler of the batch: what it set in the context is gone.
     cdef int after_sync(self) except -1
 
@@ -99,4 +102,6 @@ cdef class Runner:
     cdef int refresh(self) except -1
 
     cdef object begin_with_asyncio(self, object coroutine, Outcome* outcome)
+    cdef object begin_in_batch(self, RequestTask task, Outcome* outcome)
+    cdef int renew_context(self) except -1
     cdef object begin_again(self, RequestTask task, object result, object error, Outcome* outcome)

@@ -16,7 +16,10 @@ cdef class Protocol:
     cpdef resume_writing(self)          # and under its low one again
 
 cdef class ProtocolFactory:
+    # Makes the protocols of a poller's connections, and is told of its turns.
     cdef Protocol make(self)
+    cdef int begin_turn(self) except -1
+    cdef int end_turn(self) except -1
 
 cdef class Watcher:
     # Something with a file descriptor that a Poller watches.
@@ -45,6 +48,7 @@ cdef class LoopChannel(Channel):
 
 cdef class Poller:
     cdef readonly object loop
+    cdef ProtocolFactory factory
     cdef int epoll_fd               # -1: every descriptor goes to loop.add_reader
     cdef list watchers              # by fd
     cdef uint32_t generation
@@ -78,9 +82,8 @@ cdef class SocketTransport(Channel):
 cdef class Acceptor(Watcher):
     cdef Poller poller
     cdef object listener            # the socket object; owned by the caller, never closed here
-    cdef ProtocolFactory factory    # None: hand the accepted socket to `accepted`
-    cdef object accepted
+    cdef object accepted            # None, or who takes the accepted sockets instead
     cdef double last_complaint
     cdef int accept_some(self, int limit) except -1
 
-cdef Acceptor make_acceptor(Poller poller, object listener, ProtocolFactory factory)
+cdef Acceptor make_acceptor(Poller poller, object listener, object accepted)

@@ -129,6 +129,12 @@ cdef class ProtocolFactory:
     cdef Protocol make(self):
         raise NotImplementedError
 
+    cdef int begin_turn(self) except -1:
+        return 0
+
+    cdef int end_turn(self) except -1:
+        return 0
+
 
 cdef class Watcher:
     def __cinit__(self):
@@ -264,17 +270,21 @@ cdef class Poller:
         cdef epoll_event events[EVENTS_PER_TURN]
         cdef Watcher watcher
         cdef Py_ssize_t fd
-        cdef int count, i
-        count = epoll_wait(self.epoll_fd, events, EVENTS_PER_TURN, 0)
-        for i in range(count):
-            fd = <Py_ssize_t>(events[i].data.u64 & 0xFFFFFFFF)
-            if fd >= len(self.watchers):
-                continue
-            watcher = <Watcher>self.watchers[fd]
-            # An earlier event of this turn may have closed it, even reused its number.
-            if watcher is None or watcher.generation != <uint32_t>(events[i].data.u64 >> 32):
-                continue
-            self.dispatch(watcher, events[i].events)
+        cdef int i, count = epoll_wait(self.epoll_fd, events, EVENTS_PER_TURN, 0)
+        self.factory.begin_turn()
+        try:
+            for i in range(count):
+                fd = <Py_ssize_t>(events[i].data.u64 & 0xFFFFFFFF)
+                if fd >= len(self.watchers):
+                    continue
+                watcher = <Watcher>self.watchers[fd]
+                # An earlier event of this turn may have closed it, even reused its number.
+                if watcher is None or (
+                        watcher.generation != <uint32_t>(events[i].data.u64 >> 32)):
+                    continue
+                self.dispatch(watcher, events[i].events)
+        finally:
+            self.factory.end_turn()
         if self.doomed:
             self.bury()
 
@@ -544,13 +554,6 @@ cdef class SocketTransport(Channel):
 cdef class Acceptor(Watcher):
     """Accepts the connections of one listening socket, which stays its caller's."""
 
-    @staticmethod
-    def over_loop(Poller poller, listener, accepted):
-        """Accept and hand each socket to `accepted` (for transports of the loop)."""
-        cdef Acceptor acceptor = make_acceptor(poller, listener, None)
-        acceptor.accepted = accepted
-        return acceptor
-
     cdef int ready(self, uint32_t events) except -1:
         return self.accept_some(ACCEPTS_PER_TURN)
 
@@ -562,14 +565,14 @@ cdef class Acceptor(Watcher):
             fd = fs_accept(self.fd)
             if fd < 0:
                 return self.cannot_accept(c_errno)
-            if self.factory is None:
+            if self.accepted is not None:
                 self.accepted(socket.socket(fileno=fd))
                 continue
             transport = SocketTransport.__new__(SocketTransport)
             transport.fd = fd
             transport.poller = self.poller
             transport.reading = True
-            transport.protocol = self.factory.make()
+            transport.protocol = self.poller.factory.make()
             transport.protocol.connected(transport)
             self.poller.watch(transport, EPOLLIN)
         return 0
@@ -605,11 +608,11 @@ NOTHING_TO_ACCEPT = frozenset((
     errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR, errno.ECONNABORTED, errno.EPROTO))
 
 
-cdef Acceptor make_acceptor(Poller poller, object listener, ProtocolFactory factory):
+cdef Acceptor make_acceptor(Poller poller, object listener, object accepted):
     cdef Acceptor acceptor = Acceptor.__new__(Acceptor)
     acceptor.poller = poller
     acceptor.listener = listener
-    acceptor.factory = factory
+    acceptor.accepted = accepted
     acceptor.fd = listener.fileno()
     acceptor.last_complaint = -10
     poller.watch(acceptor, EPOLLIN)
