@@ -229,6 +229,10 @@ cdef class LoopChannel(Channel):
         return self.transport.get_extra_info("sslcontext") is not None
 
 
+cdef inline uint64_t event_key(Watcher watcher) noexcept:
+    return (<uint64_t>watcher.generation << 32) | <uint32_t>watcher.fd
+
+
 cdef class Poller:
     """Watches the sockets of one worker and serves them from one callback of the loop.
 
@@ -274,7 +278,7 @@ cdef class Poller:
         self.factory.begin_turn()
         try:
             for i in range(count):
-                fd = <Py_ssize_t>(events[i].data.u64 & 0xFFFFFFFF)
+                fd = <Py_ssize_t><uint32_t>events[i].data.u64
                 if fd >= len(self.watchers):
                     continue
                 watcher = <Watcher>self.watchers[fd]
@@ -310,7 +314,7 @@ cdef class Poller:
         while len(self.watchers) <= fd:
             self.watchers.append(None)
         event.events = mask
-        event.data.u64 = (<uint64_t>watcher.generation << 32) | <uint32_t>watcher.fd
+        event.data.u64 = event_key(watcher)
         if epoll_ctl(self.epoll_fd, EPOLL_CTL_ADD, watcher.fd, &event) < 0:
             raise OSError(c_errno, os.strerror(c_errno))
         self.watchers[fd] = watcher
@@ -326,7 +330,7 @@ cdef class Poller:
             return 0
         watcher.mask = mask
         event.events = mask
-        event.data.u64 = (<uint64_t>watcher.generation << 32) | <uint32_t>watcher.fd
+        event.data.u64 = event_key(watcher)
         if epoll_ctl(self.epoll_fd, EPOLL_CTL_MOD, watcher.fd, &event) < 0:
             raise OSError(c_errno, os.strerror(c_errno))
         return 0
