@@ -4,7 +4,9 @@
 # on a file descriptor that a Poller watches, and LoopChannel, over a transport of the
 # event loop (TLS, unix sockets, the fakes of the tests).
 
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
+
+from fastserve._speedups.buffer cimport Buffer
 
 cdef class Protocol:
     # What a transport delivers to. The `cpdef` side is asyncio's Protocol.
@@ -46,20 +48,40 @@ cdef class Channel(Watcher):
 cdef class LoopChannel(Channel):
     cdef object transport
 
+cdef enum:
+    EVENTS_PER_TURN = 128           # connections served per wake-up of the loop
+
+cdef struct Arrival:
+    # What one connection sent, inside Poller.scratch.
+    uint64_t key
+    uint32_t start
+    uint32_t size
+
 cdef class Poller:
     cdef readonly object loop
     cdef ProtocolFactory factory
     cdef int epoll_fd               # -1: every descriptor goes to loop.add_reader
     cdef list watchers              # by fd
     cdef uint32_t generation
-    cdef char* scratch              # one read's worth of bytes, shared by all connections
+    cdef char* scratch              # what was read and is not handled yet, of many connections
+    cdef uint32_t scratch_used
+    cdef Arrival arrivals[EVENTS_PER_TURN]
+    cdef int arrival_count
+    cdef bint gathering             # SocketTransport.write() puts small answers into `gathered`
+    cdef Buffer gathered
+    cdef uint64_t waiting[EVENTS_PER_TURN]  # keys of the transports with something in it
+    cdef int waiting_count
     cdef list doomed                # transports whose connection_lost is due
     cdef bint doom_scheduled
     cdef int watch(self, Watcher watcher, uint32_t mask) except -1
     cdef int change(self, Watcher watcher, uint32_t mask) except -1
     cdef int forget(self, Watcher watcher) except -1
     cdef int doom(self, SocketTransport transport) except -1
-    cdef int dispatch(self, Watcher watcher, uint32_t events) except -1
+    cdef Watcher find(self, uint64_t key)       # or None: closed since
+    cdef int collect(self, Watcher watcher, uint32_t events) except -1
+    cdef int handle_arrivals(self) except -1
+    cdef int send_gathered(self) except -1
+    cdef int drop(self, Watcher watcher) except -1
 
 cdef class SocketTransport(Channel):
     cdef Poller poller
@@ -67,6 +89,8 @@ cdef class SocketTransport(Channel):
     cdef list backlog               # bytes the kernel has not taken, in order; None when empty
     cdef Py_ssize_t backlog_offset  # sent of backlog[0]
     cdef Py_ssize_t backlog_size    # still to send, over all of them
+    cdef Py_ssize_t gathered_start  # of what waits in Poller.gathered for the end of the turn
+    cdef Py_ssize_t gathered_size   # 0: nothing does
     cdef bint reading
     cdef bint writing_paused
     cdef bint closing               # close when the backlog is empty
@@ -74,6 +98,10 @@ cdef class SocketTransport(Channel):
     cdef object error               # why the connection is lost
     cdef object address
     cdef int set_mask(self) except -1
+    cdef Py_ssize_t read(self, char* data, Py_ssize_t size) except -2  # -1: nothing to hand on
+    cdef int send_now(self, const char* data, Py_ssize_t size) except -1
+    cdef int send_gathered(self) except -1
+    cdef int all_sent(self) except -1
     cdef int keep(self, bytes data, Py_ssize_t offset) except -1
     cdef int flush_backlog(self) except -1
     cdef int fail(self, int code) except -1
