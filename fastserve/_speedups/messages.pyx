@@ -5,6 +5,7 @@
 
 import types
 
+cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.unicode cimport PyUnicode_DecodeLatin1, PyUnicode_DecodeUTF8
 
@@ -95,6 +96,7 @@ cdef class Body:
         return self.waiter
 
 
+@cython.freelist(64)
 cdef class Request:
     """One request. Whatever a handler does not touch is never made."""
 
@@ -136,7 +138,7 @@ cdef class Request:
     def query(self):
         """The decoded query: a multi-dict of str."""
         if self.decoded_query is None:
-            self.decoded_query = query_params(self.query_string)
+            self.decoded_query = query_params(self.head, self.query_start, self.query_size)
         return self.decoded_query
 
     @property

@@ -1,18 +1,20 @@
 # Names with values, several per name, in order.
 
 cdef class MultiDict:
-    cdef list pairs         # (str, str); None until first needed
+    # Of a request: a part of its raw head, and looked up in place until somebody wants all.
+    cdef bytes head
+    cdef Py_ssize_t start, end  # of that part inside `head`
+    cdef list pairs             # (str, str); None until first needed
 
     cdef list all_pairs(self)
     cdef str fold(self, object name)
+    cdef object find(self, object name)     # the first value, or None
 
 cdef class QueryParams(MultiDict):
-    cdef bytes raw
+    pass
 
 cdef class Headers(MultiDict):
-    # Of a request: the raw field lines of an accepted head, looked up in place.
-    cdef bytes head
-    cdef Py_ssize_t start   # of the field lines inside `head`
+    pass
 
 cdef class MutableHeaders:
     # Of a response: encoded and checked when set, so that rendering is a copy.
@@ -20,7 +22,7 @@ cdef class MutableHeaders:
 
     cdef int insert(self, object name, object value) except -1
 
-cdef QueryParams query_params(bytes raw)
+cdef QueryParams query_params(bytes head, Py_ssize_t start, Py_ssize_t size)
 cdef Headers request_headers(bytes head, Py_ssize_t start)
 cdef MutableHeaders mutable_headers(object source)
 

@@ -6,9 +6,12 @@
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.unicode cimport PyUnicode_DecodeLatin1, PyUnicode_DecodeUTF8
-from libc.string cimport memchr
+from libc.string cimport memcmp
 
 from fastserve._speedups.parser cimport Field, next_field
+
+cdef extern from "Python.h":
+    const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size) except NULL
 
 
 cdef class MultiDict:
@@ -23,19 +26,23 @@ cdef class MultiDict:
     cdef str fold(self, object name):
         return name
 
+    cdef object find(self, object name):
+        cdef str wanted = self.fold(name)
+        for key, value in self.all_pairs():
+            if key == wanted:
+                return value
+        return None
+
     def __getitem__(self, name):
-        value = self.get(name)
+        value = self.find(name)
         if value is None:
             raise KeyError(name)
         return value
 
     def get(self, name, default=None):
         """The first value of `name`, or `default`."""
-        cdef str wanted = self.fold(name)
-        for key, value in self.all_pairs():
-            if key == wanted:
-                return value
-        return default
+        value = self.find(name)
+        return default if value is None else value
 
     def getlist(self, name):
         """Every value of `name`, in order; empty when there is none."""
@@ -55,7 +62,7 @@ cdef class MultiDict:
         return [value for _, value in self.all_pairs()]
 
     def __contains__(self, name):
-        return isinstance(name, str) and self.get(name) is not None
+        return isinstance(name, str) and self.find(name) is not None
 
     def __iter__(self):
         return iter(self.keys())
@@ -78,37 +85,88 @@ cdef class QueryParams(MultiDict):
     """The query of a target, decoded as application/x-www-form-urlencoded."""
 
     cdef list all_pairs(self):
+        cdef const char* cursor
+        cdef const char* end
+        cdef Component part
         if self.pairs is None:
-            self.pairs = parse_query(self.raw)
+            self.pairs = []
+            cursor = PyBytes_AS_STRING(self.head) + self.start
+            end = PyBytes_AS_STRING(self.head) + self.end
+            while next_component(&cursor, end, &part):
+                self.pairs.append((
+                    unquote(part.name, part.name_size, True),
+                    unquote(part.value, part.value_size, True)))
         return self.pairs
 
+    cdef object find(self, object name):
+        cdef const char* cursor
+        cdef const char* end
+        cdef const char* wanted
+        cdef Py_ssize_t size
+        cdef Component part
+        if self.pairs is not None:
+            return MultiDict.find(self, name)
+        wanted = PyUnicode_AsUTF8AndSize(name, &size)
+        cursor = PyBytes_AS_STRING(self.head) + self.start
+        end = PyBytes_AS_STRING(self.head) + self.end
+        while next_component(&cursor, end, &part):
+            if is_plain(part.name, part.name_size):
+                if part.name_size != size or memcmp(part.name, wanted, size) != 0:
+                    continue
+            elif unquote(part.name, part.name_size, True) != <str>name:
+                continue
+            return unquote(part.value, part.value_size, True)
+        return None
 
-cdef QueryParams query_params(bytes raw):
+
+cdef QueryParams query_params(bytes head, Py_ssize_t start, Py_ssize_t size):
     cdef QueryParams params = QueryParams.__new__(QueryParams)
-    params.raw = raw
+    params.head = head
+    params.start = start
+    params.end = start + size
     return params
 
 
-cdef list parse_query(bytes raw):
-    # One pass; only "&" separates ("a;b" is one name), as in the WHATWG URL standard.
-    cdef const char* cursor = PyBytes_AS_STRING(raw)
-    cdef const char* end = cursor + PyBytes_GET_SIZE(raw)
-    cdef const char* stop
-    cdef const char* equals
-    cdef list pairs = []
-    while cursor < end:
-        stop = <const char*>memchr(cursor, b"&", end - cursor)
-        if stop == NULL:
-            stop = end
-        if stop > cursor:
-            equals = <const char*>memchr(cursor, b"=", stop - cursor)
-            if equals == NULL:
-                pairs.append((unquote(cursor, stop - cursor, True), ""))
-            else:
-                pairs.append((unquote(cursor, equals - cursor, True),
-                              unquote(equals + 1, stop - equals - 1, True)))
-        cursor = stop + 1
-    return pairs
+cdef struct Component:
+    # name "=" value of a query, still encoded; without a "=" the value is empty.
+    const char* name
+    Py_ssize_t name_size
+    const char* value
+    Py_ssize_t value_size
+
+
+cdef bint next_component(const char** cursor, const char* end, Component* part) noexcept:
+    # Only "&" separates ("a;b" is one name), as in the WHATWG URL standard. What is between
+    # two of them is skipped when empty.
+    cdef const char* start = cursor[0]
+    cdef const char* p
+    while start < end and start[0] == c"&":
+        start += 1
+    if start >= end:
+        return False
+    part.name = start
+    part.value = NULL
+    p = start
+    while p < end and p[0] != c"&":
+        if p[0] == c"=" and part.value == NULL:
+            part.value = p + 1
+        p += 1
+    if part.value == NULL:
+        part.value = p
+        part.name_size = p - start
+    else:
+        part.name_size = part.value - start - 1
+    part.value_size = p - part.value
+    cursor[0] = p
+    return True
+
+
+cdef inline bint is_plain(const char* data, Py_ssize_t size) noexcept:
+    cdef Py_ssize_t i
+    for i in range(size):
+        if data[i] == c"%" or data[i] == c"+":
+            return False
+    return True
 
 
 cdef inline int hex_value(char c) noexcept:
@@ -127,7 +185,7 @@ cdef str unquote(const char* data, Py_ssize_t size, bint plus):
     cdef int high, low
     cdef bytes decoded
     cdef char* out
-    if memchr(data, b"%", size) == NULL and not (plus and memchr(data, b"+", size) != NULL):
+    if is_plain(data, size):
         return PyUnicode_DecodeUTF8(data, size, "replace")
     decoded = PyBytes_FromStringAndSize(NULL, size)     # never longer than its source
     out = PyBytes_AS_STRING(decoded)
@@ -162,7 +220,7 @@ cdef class Headers(MultiDict):
         if self.pairs is None:
             pairs = []
             cursor = PyBytes_AS_STRING(self.head) + self.start
-            end = PyBytes_AS_STRING(self.head) + PyBytes_GET_SIZE(self.head)
+            end = PyBytes_AS_STRING(self.head) + self.end
             while next_field(&cursor, end, &field):
                 pairs.append((
                     PyUnicode_DecodeLatin1(field.name, field.name_size, NULL).lower(),
@@ -170,25 +228,21 @@ cdef class Headers(MultiDict):
             self.pairs = pairs
         return self.pairs
 
-    def get(self, name, default=None):
-        """The first value of `name`, or `default`."""
+    cdef object find(self, object name):
         cdef const char* cursor
         cdef const char* end
         cdef const char* wanted
-        cdef Field field
-        cdef bytes encoded
         cdef Py_ssize_t size
-        if self.pairs is not None or not name.isascii():
-            return MultiDict.get(self, name, default)
-        encoded = name.encode("ascii")
-        wanted = PyBytes_AS_STRING(encoded)
-        size = PyBytes_GET_SIZE(encoded)
+        cdef Field field
+        if self.pairs is not None:
+            return MultiDict.find(self, name)
+        wanted = PyUnicode_AsUTF8AndSize(name, &size)
         cursor = PyBytes_AS_STRING(self.head) + self.start
-        end = PyBytes_AS_STRING(self.head) + PyBytes_GET_SIZE(self.head)
+        end = PyBytes_AS_STRING(self.head) + self.end
         while next_field(&cursor, end, &field):
             if field.name_size == size and same_name(field.name, wanted, size):
                 return PyUnicode_DecodeLatin1(field.value, field.value_size, NULL)
-        return default
+        return None
 
 
 cdef inline char lower(char c) noexcept nogil:
@@ -207,6 +261,7 @@ cdef Headers request_headers(bytes head, Py_ssize_t start):
     cdef Headers headers = Headers.__new__(Headers)
     headers.head = head
     headers.start = start
+    headers.end = PyBytes_GET_SIZE(head)
     return headers
 
 

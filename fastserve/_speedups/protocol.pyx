@@ -10,6 +10,7 @@ import time
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
+from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
@@ -397,7 +398,10 @@ cdef class HttpProtocol(Connection):
             self.engine.max_body_bytes if plan.max_body_bytes < 0 else plan.max_body_bytes)
         request.max_stream_bytes = plan.max_stream_bytes
         if params.count:
-            request.values = tuple([<object>params.values[i] for i in range(params.count)])
+            request.values = PyTuple_New(params.count)
+            for i in range(params.count):
+                Py_INCREF(<object>params.values[i])
+                PyTuple_SET_ITEM(request.values, i, <object>params.values[i])
         if arriving:
             body = Body.__new__(Body)
             body.connection = self
