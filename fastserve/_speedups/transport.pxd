@@ -4,6 +4,7 @@
 # on a file descriptor that a Poller watches, and LoopChannel, over a transport of the
 # event loop (TLS, unix sockets, the fakes of the tests).
 
+from cpython.object cimport PyObject
 from libc.stdint cimport uint32_t, uint64_t
 
 from fastserve._speedups.buffer cimport Buffer
@@ -61,7 +62,8 @@ cdef class Poller:
     cdef readonly object loop
     cdef ProtocolFactory factory
     cdef int epoll_fd               # -1: every descriptor goes to loop.add_reader
-    cdef list watchers              # by fd
+    cdef PyObject** watchers        # by fd: owned references, or NULL
+    cdef Py_ssize_t capacity        # of `watchers`
     cdef uint32_t generation
     cdef char* scratch              # what was read and is not handled yet, of many connections
     cdef uint32_t scratch_used
@@ -77,10 +79,12 @@ cdef class Poller:
     cdef int change(self, Watcher watcher, uint32_t mask) except -1
     cdef int forget(self, Watcher watcher) except -1
     cdef int doom(self, SocketTransport transport) except -1
-    cdef Watcher find(self, uint64_t key)       # or None: closed since
+    cdef int grow(self, Py_ssize_t fd) except -1
     cdef int collect(self, Watcher watcher, uint32_t events) except -1
     cdef int handle_arrivals(self) except -1
+    cdef int handle_from(self, int* next, uint64_t* begun) except -1
     cdef int send_gathered(self) except -1
+    cdef int send_from(self, int* next) except -1
     cdef int drop(self, Watcher watcher) except -1
 
 cdef class SocketTransport(Channel):

@@ -20,7 +20,10 @@ import time
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uint32_t, uint64_t
-from libc.stdlib cimport free, malloc
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memset
 
 from fastserve._speedups.buffer cimport Buffer
 
@@ -257,6 +260,18 @@ cdef inline uint64_t event_key(Watcher watcher) noexcept:
     return (<uint64_t>watcher.generation << 32) | <uint32_t>watcher.fd
 
 
+cdef inline PyObject* find(Poller poller, uint64_t key) noexcept:
+    # The watcher an event is for, borrowed; NULL where something earlier in the turn closed
+    # it, even if its number is in use again.
+    cdef Py_ssize_t fd = <Py_ssize_t><uint32_t>key
+    cdef PyObject* found
+    if fd < poller.capacity:
+        found = poller.watchers[fd]
+        if found != NULL and (<Watcher>found).generation == <uint32_t>(key >> 32):
+            return found
+    return NULL
+
+
 cdef class Poller:
     """Watches the sockets of one worker and serves them from one callback of the loop.
 
@@ -272,7 +287,6 @@ cdef class Poller:
 
     def __init__(self, loop, *, bint use_epoll=True):
         self.loop = loop
-        self.watchers = []
         self.doomed = []
         self.gathered = Buffer()
         if FS_HAVE_EPOLL and use_epoll:
@@ -282,8 +296,12 @@ cdef class Poller:
             loop.add_reader(self.epoll_fd, self.turn)
 
     def __dealloc__(self):
+        cdef Py_ssize_t fd
         if self.epoll_fd >= 0:
             c_close(self.epoll_fd)
+        for fd in range(self.capacity):
+            Py_XDECREF(self.watchers[fd])
+        free(self.watchers)
         free(self.scratch)
 
     def close(self):
@@ -292,20 +310,21 @@ cdef class Poller:
             self.loop.remove_reader(self.epoll_fd)
             c_close(self.epoll_fd)
             self.epoll_fd = -1
-        self.watchers.clear()
 
     def turn(self):
         """Serve what is ready, at most once each."""
         cdef epoll_event events[EVENTS_PER_TURN]
+        cdef PyObject* found
         cdef Watcher watcher
         cdef int i, count = epoll_wait(self.epoll_fd, events, EVENTS_PER_TURN, 0)
         self.factory.begin_turn()
         try:
             for i in range(count):
-                watcher = self.find(events[i].data.u64)
-                if watcher is not None:
-                    if SCRATCH_BYTES - self.scratch_used < READ_BYTES:
-                        self.handle_arrivals()
+                if SCRATCH_BYTES - self.scratch_used < READ_BYTES:
+                    self.handle_arrivals()
+                found = find(self, events[i].data.u64)
+                if found != NULL:
+                    watcher = <Watcher>found    # kept alive while it may close itself
                     try:
                         self.collect(watcher, events[i].events)
                     except Exception:
@@ -317,16 +336,6 @@ cdef class Poller:
             self.factory.end_turn()
         if self.doomed:
             self.bury()
-
-    cdef Watcher find(self, uint64_t key):
-        # Something earlier in the turn may have closed it, even reused its number.
-        cdef Py_ssize_t fd = <Py_ssize_t><uint32_t>key
-        cdef Watcher watcher
-        if fd < len(self.watchers):
-            watcher = <Watcher>self.watchers[fd]
-            if watcher is not None and watcher.generation == <uint32_t>(key >> 32):
-                return watcher
-        return None
 
     cdef int collect(self, Watcher watcher, uint32_t events) except -1:
         cdef SocketTransport transport
@@ -348,42 +357,68 @@ cdef class Poller:
         return 0
 
     cdef int handle_arrivals(self) except -1:
-        cdef SocketTransport transport
         cdef uint64_t begun = fs_cycles()
-        cdef Arrival* arrival
-        cdef int i
+        cdef int next = 0
         self.gathering = True
         try:
-            for i in range(self.arrival_count):
-                arrival = &self.arrivals[i]
-                transport = <SocketTransport>self.find(arrival.key)
-                if transport is None:
-                    continue
+            while next < self.arrival_count:
                 try:
-                    transport.protocol.receive(self.scratch + arrival.start, arrival.size)
+                    self.handle_from(&next, &begun)
                 except Exception:
-                    self.drop(transport)
-                if fs_cycles() - begun > GATHER_CYCLES:
-                    self.send_gathered()
-                    begun = fs_cycles()
+                    self.drop_arrival(next)
+                    next += 1
         finally:
             self.gathering = False
             self.arrival_count = self.scratch_used = 0
             self.send_gathered()
         return 0
 
-    cdef int send_gathered(self) except -1:
+    cdef int handle_from(self, int* next, uint64_t* begun) except -1:
+        # On an exception, `next` tells whose it is.
         cdef SocketTransport transport
-        cdef int i
-        for i in range(self.waiting_count):
-            transport = <SocketTransport>self.find(self.waiting[i])
-            if transport is not None:
-                try:
-                    transport.send_gathered()
-                except Exception:
-                    self.drop(transport)
+        cdef PyObject* found
+        cdef Arrival* arrival
+        while next[0] < self.arrival_count:
+            arrival = &self.arrivals[next[0]]
+            found = find(self, arrival.key)
+            if found != NULL:
+                transport = <SocketTransport>found
+                transport.protocol.receive(self.scratch + arrival.start, arrival.size)
+                if fs_cycles() - begun[0] > GATHER_CYCLES:
+                    self.send_gathered()
+                    begun[0] = fs_cycles()
+            next[0] += 1
+        return 0
+
+    def drop_arrival(self, int index):
+        cdef PyObject* found = find(self, self.arrivals[index].key)
+        if found != NULL:
+            self.drop(<Watcher>found)
+
+    cdef int send_gathered(self) except -1:
+        cdef int next = 0
+        cdef PyObject* found
+        while next < self.waiting_count:
+            try:
+                self.send_from(&next)
+            except Exception:
+                found = find(self, self.waiting[next])
+                if found != NULL:
+                    self.drop(<Watcher>found)
+                next += 1
         self.waiting_count = 0
         self.gathered.size = 0
+        return 0
+
+    cdef int send_from(self, int* next) except -1:
+        cdef SocketTransport transport
+        cdef PyObject* found
+        while next[0] < self.waiting_count:
+            found = find(self, self.waiting[next[0]])
+            if found != NULL:
+                transport = <SocketTransport>found
+                transport.send_gathered()
+            next[0] += 1
         return 0
 
     cdef int drop(self, Watcher watcher) except -1:
@@ -402,13 +437,25 @@ cdef class Poller:
         watcher.mask = mask
         if self.epoll_fd < 0:
             return self.change_on_loop(watcher, 0, mask)
-        while len(self.watchers) <= fd:
-            self.watchers.append(None)
+        if fd >= self.capacity:
+            self.grow(fd)
         event.events = mask
         event.data.u64 = event_key(watcher)
         if epoll_ctl(self.epoll_fd, EPOLL_CTL_ADD, watcher.fd, &event) < 0:
             raise OSError(c_errno, os.strerror(c_errno))
-        self.watchers[fd] = watcher
+        Py_INCREF(watcher)
+        self.watchers[fd] = <PyObject*>watcher
+        return 0
+
+    cdef int grow(self, Py_ssize_t fd) except -1:
+        cdef Py_ssize_t capacity = max(64, 2 * self.capacity, fd + 1)
+        cdef PyObject** watchers = <PyObject**>realloc(
+            self.watchers, capacity * sizeof(PyObject*))
+        if watchers == NULL:
+            raise MemoryError
+        memset(watchers + self.capacity, 0, (capacity - self.capacity) * sizeof(PyObject*))
+        self.watchers = watchers
+        self.capacity = capacity
         return 0
 
     cdef int change(self, Watcher watcher, uint32_t mask) except -1:
@@ -431,11 +478,12 @@ cdef class Poller:
         cdef Py_ssize_t fd = watcher.fd
         if self.epoll_fd < 0:
             self.change_on_loop(watcher, watcher.mask, 0)
-        elif fd < len(self.watchers) and self.watchers[fd] is watcher:
+        elif 0 <= fd < self.capacity and self.watchers[fd] == <PyObject*>watcher:
             # A registration belongs to the open file, which a forked child may share:
             # remove it, do not rely on close().
             epoll_ctl(self.epoll_fd, EPOLL_CTL_DEL, watcher.fd, &event)
-            self.watchers[fd] = None
+            self.watchers[fd] = NULL
+            Py_DECREF(watcher)
         watcher.mask = 0
         watcher.generation = 0
         return 0
