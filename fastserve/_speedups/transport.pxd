@@ -77,6 +77,7 @@ cdef class Poller:
     cdef bint doom_scheduled
     cdef int watch(self, Watcher watcher, uint32_t mask) except -1
     cdef int change(self, Watcher watcher, uint32_t mask) except -1
+    cdef int rearm(self, Watcher watcher) except -1     # tell again what is ready
     cdef int forget(self, Watcher watcher) except -1
     cdef int doom(self, SocketTransport transport) except -1
     cdef int grow(self, Py_ssize_t fd) except -1

@@ -10,6 +10,10 @@
 # in this order they do so once per turn instead of twice per request. Answers wait for
 # their turn's end, but never longer than GATHER_CYCLES and the handler that is running.
 #
+# Connections are watched edge-triggered: level-triggered, epoll would ask TCP again about
+# each of them after every turn, and because one set is inside another, twice. So a read
+# that fills its room re-arms, and one that was told of the peer's end goes on to the end.
+#
 # System calls here never block, so the GIL stays held: giving it up costs more than they do.
 
 import errno
@@ -44,7 +48,7 @@ cdef extern from *:
     #else
     /* The names only; FS_HAVE_EPOLL keeps them from being used. */
     #define FS_HAVE_EPOLL 0
-    enum { EPOLLIN = 1, EPOLLOUT = 4, EPOLLERR = 8, EPOLLHUP = 16,
+    enum { EPOLLRDHUP = 0x2000, EPOLLET = 0x40000000, EPOLLIN = 1, EPOLLOUT = 4, EPOLLERR = 8, EPOLLHUP = 16,
            EPOLL_CTL_ADD = 1, EPOLL_CTL_DEL = 2, EPOLL_CTL_MOD = 3, EPOLL_CLOEXEC = 0 };
     union epoll_data { uint64_t u64; };
     struct epoll_event { uint32_t events; union epoll_data data; };
@@ -93,6 +97,8 @@ cdef extern from *:
     enum: EPOLLIN
     enum: EPOLLOUT
     enum: EPOLLERR
+    enum: EPOLLRDHUP
+    uint32_t EPOLLET
     enum: EPOLLHUP
     enum: EPOLL_CTL_ADD
     enum: EPOLL_CTL_DEL
@@ -353,6 +359,8 @@ cdef class Poller:
             arrival.start = self.scratch_used
             arrival.size = <uint32_t>size
             self.arrival_count += 1
+            if size == READ_BYTES:
+                self.rearm(transport)
             self.scratch_used += (<uint32_t>size + 63) & ~<uint32_t>63
         return 0
 
@@ -459,7 +467,6 @@ cdef class Poller:
         return 0
 
     cdef int change(self, Watcher watcher, uint32_t mask) except -1:
-        cdef epoll_event event
         if mask == watcher.mask or watcher.fd < 0:
             return 0
         if self.epoll_fd < 0:
@@ -467,7 +474,13 @@ cdef class Poller:
             watcher.mask = mask
             return 0
         watcher.mask = mask
-        event.events = mask
+        return self.rearm(watcher)
+
+    cdef int rearm(self, Watcher watcher) except -1:
+        cdef epoll_event event
+        if self.epoll_fd < 0:
+            return 0        # level-triggered there
+        event.events = watcher.mask
         event.data.u64 = event_key(watcher)
         if epoll_ctl(self.epoll_fd, EPOLL_CTL_MOD, watcher.fd, &event) < 0:
             raise OSError(c_errno, os.strerror(c_errno))
@@ -521,9 +534,9 @@ cdef class SocketTransport(Channel):
     """One connected, non-blocking socket; owns the descriptor."""
 
     cdef int set_mask(self) except -1:
-        cdef uint32_t mask = 0
+        cdef uint32_t mask = EPOLLET
         if self.reading:
-            mask |= EPOLLIN
+            mask |= EPOLLIN | EPOLLRDHUP
         if self.backlog is not None:
             mask |= EPOLLOUT
         return self.poller.change(self, mask)
@@ -536,9 +549,13 @@ cdef class SocketTransport(Channel):
             if self.fd < 0:
                 return 0
         if events & EPOLLIN and self.reading:
-            size = self.read(room, READ_BYTES)      # turn() sees to it that there is as much
-            if size > 0:
-                return self.protocol.receive(room, size)
+            while self.reading and self.fd >= 0:
+                size = self.read(room, READ_BYTES)  # turn() sees to it that there is as much
+                if size < 0:
+                    break
+                self.protocol.receive(room, size)
+                if size < READ_BYTES and not events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR):
+                    break
         elif events & (EPOLLERR | EPOLLHUP):
             # Both directions are gone; with reading paused, nobody would ever notice.
             self.fail(ECONNRESET)
@@ -758,7 +775,7 @@ cdef class Acceptor(Watcher):
             transport.reading = True
             transport.protocol = self.poller.factory.make()
             transport.protocol.connected(transport)
-            self.poller.watch(transport, EPOLLIN)
+            self.poller.watch(transport, EPOLLIN | EPOLLRDHUP | EPOLLET)
         return 0
 
     def cannot_accept(self, int code):
