@@ -619,6 +619,22 @@ def test_pipelined_input_is_bounded(loop):
     bench.close()
 
 
+@pytest.mark.parametrize("http", ["native", "httptools"])
+def test_a_head_may_be_larger_than_what_is_kept_of_a_pipeline(loop, http):
+    """Reading does not pause inside a head: with larger limits, the rest must still come."""
+    bench = Bench(
+        make_app(), loop, "fake", http=http, max_head_bytes=300_000, max_field_bytes=200_000
+    )
+    link = bench.connect()
+    data = request("/", X_Long="v" * 150_000)
+    for start in range(0, len(data), 30_000):
+        assert link.transport.reading
+        link.send(data[start : start + 30_000])
+
+    assert link.reply().status == 200
+    bench.close()
+
+
 def test_a_client_that_leaves_cancels_its_get(bench):
     """Nobody waits for the answer of a GET whose client is gone."""
     link = bench.connect()

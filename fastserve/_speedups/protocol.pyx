@@ -629,8 +629,9 @@ cdef class HttpProtocol(Connection):
             return 0
         if self.receiver is not None and self.receiver.arriving.full():
             pause = True
-        if self.input is not None and self.input.size >= INPUT_HIGH:
-            pause = True
+        if self.input is not None and self.input.size >= INPUT_HIGH and (
+                self.head_size or self.first is not None or self.scheduled):
+            pause = True    # whole requests wait; inside a head the parser has its own limit
         if pause != self.reading_paused:
             self.reading_paused = pause
             if pause:
