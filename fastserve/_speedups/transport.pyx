@@ -229,7 +229,8 @@ cdef class LoopChannel(Channel):
         return 0
 
     cdef int write_pair(self, const char* data, Py_ssize_t size, bytes body) except -1:
-        self.transport.writelines([PyBytes_FromStringAndSize(data, size), body])
+        # Not writelines(): up to CPython 3.12.3 asyncio's never pauses the protocol.
+        self.transport.write(PyBytes_FromStringAndSize(data, size) + body)
         return 0
 
     cdef int pause_reading(self) except -1:
