@@ -24,7 +24,8 @@ FLOORS = {
 }
 # Inside the wire floor: each room may know those before it.
 WIRE_ORDER = [
-    "plan", "buffer", "parser", "httptools_parser", "wheel", "runner", "router", "transport",
+    "plan", "buffer", "scan", "parser", "httptools_parser", "runner", "router", "system",
+    "transport",
     "multidict", "messages", "serializer", "protocol",
 ]
 # App.run() is the one step up: the application starts the process that serves it.
@@ -156,7 +157,7 @@ def test_transport_knows_nothing_of_http():
     for suffix in ("pyx", "pxd"):
         text = (PACKAGE / "_speedups" / f"transport.{suffix}").read_text()
         assert rooms(cython_imports(PACKAGE / "_speedups" / f"transport.{suffix}")) <= {
-            "_speedups.transport", "_speedups.buffer"}, suffix
+            "_speedups.transport", "_speedups.buffer", "_speedups.system"}, suffix
         assert "cimport Request" not in text
 
 
