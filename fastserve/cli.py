@@ -109,17 +109,21 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
         ctx.exit()
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+HELP = """Serve Python web applications over HTTP/1.1.
+
+\b
+fastserve run main:app               the attribute `app` of main.py
+fastserve run app/main.py --port 80  a file; `:app` is the default
+fastserve routes main:app            what it answers
+"""  # \b keeps click from filling the lines
+
+
+@click.group(
+    help=HELP, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False,
               callback=_show_version, help="Show the versions of what is installed.")
 def main() -> None:
-    r"""Serve Python web applications over HTTP/1.1.
-
-    \b
-      fastserve run main:app               the attribute `app` of main.py
-      fastserve run app/main.py --port 80  a file; `:app` is the default
-      fastserve routes main:app            what it answers
-    """
+    """Serve Python web applications."""
 
 
 @main.command(cls=GroupedCommand)

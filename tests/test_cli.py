@@ -278,6 +278,8 @@ def test_the_help_fits_on_a_screen_and_that_of_run_is_grouped(command):
     short, long = command("--help").stdout, command("run", "--help").stdout
 
     assert len(short.splitlines()) <= 24
+    assert "\n  fastserve routes main:app " in short     # a line of its own
+    assert "\\b" not in short
     for setting in fields(Config):
         assert "--" + setting.name.replace("_", "-") in long
     positions = [long.index(f"{title}:") for title in (
