@@ -9,6 +9,7 @@ from cpython.unicode cimport PyUnicode_DecodeLatin1, PyUnicode_DecodeUTF8
 from libc.string cimport memcmp
 
 from fastserve._speedups.parser cimport Field, next_field
+from fastserve._speedups.scan cimport TOKEN, is_in
 
 cdef extern from "Python.h":
     const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size) except NULL
@@ -265,13 +266,6 @@ cdef Headers request_headers(bytes head, Py_ssize_t start):
     return headers
 
 
-cdef bytes TOKEN = (b"!#$%&'*+-.^_`|~0123456789"
-                    b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
-cdef bint IS_TOKEN[256]
-for _byte in range(256):
-    IS_TOKEN[_byte] = _byte in TOKEN
-
-
 cdef bytes checked_name(object name):
     # RFC 9110 section 5.1: a token.
     cdef bytes encoded
@@ -285,7 +279,7 @@ cdef bytes checked_name(object name):
     if not encoded:
         raise ValueError("a header name is empty (RFC 9110 section 5.1)")
     for c in encoded:
-        if not IS_TOKEN[c]:
+        if not is_in(<char>c, TOKEN):
             raise ValueError(f"header name {name!r} holds {chr(c)!r} (RFC 9110 section 5.1)")
     return encoded
 

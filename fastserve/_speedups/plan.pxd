@@ -17,8 +17,7 @@ cdef class Plan:
     cdef readonly bint wants_request        # some argument is the request
     cdef readonly tuple param_names         # of the path, in path order
     cdef readonly object route              # fastserve.routing.Route, or None for the built-in answers
-    cdef readonly Py_ssize_t max_body_bytes # -1: the server's limit
-    cdef readonly Py_ssize_t max_stream_bytes   # -1: unlimited
+    cdef readonly Py_ssize_t max_body_bytes # -1: the server's limit; for stream(), none
     cdef readonly bint cancel_on_disconnect
     cdef tuple kwnames                      # None, or the names of the keyword arguments
     cdef int argument_count

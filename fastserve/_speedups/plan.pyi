@@ -8,7 +8,6 @@ class Plan:
     param_names: tuple[str, ...]
     route: Any
     max_body_bytes: int
-    max_stream_bytes: int
     cancel_on_disconnect: bool
     def __init__(
         self,

@@ -29,7 +29,6 @@ cdef class Plan:
         self.param_names = tuple(param_names)
         self.route = route
         self.max_body_bytes = -1 if max_body_bytes is None else max_body_bytes
-        self.max_stream_bytes = -1 if max_body_bytes is None else max_body_bytes
         self.cancel_on_disconnect = cancel_on_disconnect
         self.kwnames = tuple(kwnames) or None
         self.argument_count = len(sources)

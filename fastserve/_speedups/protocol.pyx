@@ -9,7 +9,7 @@ import time
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
-from cpython.ref cimport Py_DECREF, Py_INCREF
+from cpython.ref cimport Py_INCREF
 from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
@@ -18,11 +18,10 @@ from fastserve._speedups.buffer cimport Buffer
 from fastserve._speedups.messages cimport Body, Connection, Request, load_orjson
 from fastserve._speedups.parser cimport (
     METHOD_GET, METHOD_HEAD, METHOD_OPTIONS, METHOD_TRACE, NativeParser)
-from fastserve._speedups.router cimport MATCH_FOUND, MATCH_MALFORMED
+from fastserve._speedups.router cimport MATCH_FOUND, MATCH_MALFORMED, release_params
 from fastserve._speedups.runner cimport RAISED, RETURNED, Outcome
 from fastserve._speedups.serializer cimport PERSIST_NOT, PERSIST_SAID, PERSIST_SILENT
-from fastserve._speedups.transport cimport (
-    Channel, LoopChannel, Protocol, make_acceptor)
+from fastserve._speedups.transport cimport Channel, LoopChannel, Protocol, make_acceptor
 
 from fastserve.errors import ClientDisconnect, HTTPError
 
@@ -95,8 +94,6 @@ cdef class HttpProtocol(Connection):
         self.ended = True
         if self.stage == STAGE_LINGER:
             return False
-        if self.receiver is not None:
-            self.receiver.arriving.fail(ClientDisconnect("the client left inside a request body"))
         self.leave_running()
         return self.first is not None or self.scheduled or self.writing_paused
 
@@ -106,10 +103,8 @@ cdef class HttpProtocol(Connection):
         self.stage = STAGE_LOST
         self.engine.alive.discard(self)
         self.engine.lingering.pop(self, None)
-        if self.receiver is not None:
-            self.receiver.arriving.fail(ClientDisconnect("the client left inside a request body"))
-            self.receiver = None
         self.leave_running()
+        self.receiver = None
         self.first = self.last = None
         self.outstanding = 0
         self.channel = None
@@ -299,7 +294,7 @@ cdef class HttpProtocol(Connection):
                 entry = <PathEntry>found
                 plan = entry.plan_for(head.method, data + head.method_start, head.method_size)
                 if plan is None:
-                    release(&params)
+                    release_params(&params)
                     allow = entry.allow
                     status = 204 if head.method == METHOD_OPTIONS else 405
                     plan = engine.router.options if status == 204 else engine.router.method_not_allowed
@@ -338,8 +333,8 @@ cdef class HttpProtocol(Connection):
             try:
                 self.run(plan, &params, data, &call, content, arriving)
             finally:
-                release(&params)
-        clear_head(&self.head)
+                release_params(&params)
+        memset(head, 0, sizeof(Head))
         return consumed
 
     def begin_chunks(self):
@@ -396,7 +391,7 @@ cdef class HttpProtocol(Connection):
         request.content_length = head.content_length
         request.max_body_bytes = (
             self.engine.max_body_bytes if plan.max_body_bytes < 0 else plan.max_body_bytes)
-        request.max_stream_bytes = plan.max_stream_bytes
+        request.max_stream_bytes = plan.max_body_bytes
         if params.count:
             request.values = PyTuple_New(params.count)
             for i in range(params.count):
@@ -579,8 +574,10 @@ cdef class HttpProtocol(Connection):
 
     cdef int leave_running(self) except -1:
         # The client is gone: nobody waits for what a safe handler works out. Others run to
-        # their end, since a write cut in half is a loss.
+        # their end, since a write cut in half is a loss; a body that stays cut they are told of.
         cdef Exchange exchange = self.first
+        if self.receiver is not None:
+            self.receiver.arriving.fail(ClientDisconnect("the client left inside a request body"))
         while exchange is not None:
             if exchange.task is not None and exchange.cancellable:
                 exchange.task.cancel()
@@ -666,10 +663,9 @@ cdef class HttpProtocol(Connection):
         if self.receiver is request:
             if self.continue_pending:
                 self.continue_pending = False
-                if self.working:
-                    self.engine.out.append(b"HTTP/1.1 100 Continue\r\n\r\n", 25)
-                else:
-                    self.channel.write(b"HTTP/1.1 100 Continue\r\n\r\n", 25)
+                self.engine.out.append(b"HTTP/1.1 100 Continue\r\n\r\n", 25)
+                if not self.working:
+                    self.flush()
             if not self.working:
                 self.update_reading()
         return 0
@@ -685,16 +681,6 @@ cdef inline bint is_safe(Head* head) noexcept:
     return not head.chunked and head.content_length <= 0 and (
         head.method == METHOD_GET or head.method == METHOD_HEAD
         or head.method == METHOD_OPTIONS or head.method == METHOD_TRACE)
-
-
-cdef inline void clear_head(Head* head) noexcept:
-    memset(head, 0, sizeof(Head))
-
-
-cdef inline void release(Params* params) noexcept:
-    while params.count:
-        params.count -= 1
-        Py_DECREF(<object>params.values[params.count])
 
 
 cdef class Engine(ProtocolFactory):

@@ -30,7 +30,6 @@ from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memset
 
 from fastserve._speedups.buffer cimport Buffer
-
 from fastserve._speedups.system cimport (
     FS_HAVE_EPOLL, EPOLLIN, EPOLLOUT, EPOLLERR, EPOLLRDHUP, EPOLLHUP, EPOLL_CTL_ADD,
     EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLL_CLOEXEC, MSG_NOSIGNAL, SHUT_WR, ECONNRESET, EPOLLET,
