@@ -1,4 +1,4 @@
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from datetime import datetime
 from types import SimpleNamespace
 from typing import Any
@@ -101,6 +101,52 @@ class Response:
     ) -> None: ...
     def delete_cookie(
         self, name: str, *, path: str | None = ..., domain: str | None = ...
+    ) -> None: ...
+
+class StreamingResponse(Response):
+    """A response whose body is sent as it is made."""
+
+    source: Any
+    length: int
+    trailers: Any
+    def __init__(
+        self,
+        source: AsyncIterable[bytes | str] | Iterable[bytes | str],
+        status: int = ...,
+        headers: Source = ...,
+        *,
+        content_type: str | None = ...,
+        length: int | None = ...,
+        trailers: Source | Callable[[], Source] = ...,
+    ) -> None: ...
+
+class ConditionalResponse(Response):
+    """A response that is decided by the request it answers."""
+
+    def prepare(self, request: Request) -> Response | Awaitable[Response]: ...
+
+class FileSpan:
+    """A part of an open file."""
+
+    fd: int
+    offset: int
+    size: int
+    def __init__(self, fd: int, offset: int, size: int) -> None: ...
+
+class PartsResponse(Response):
+    """A body of known length in parts, some of them in files."""
+
+    parts: list[bytes | FileSpan]
+    length: int
+    on_close: Callable[[], None] | None
+    def __init__(
+        self,
+        parts: list[bytes | FileSpan],
+        status: int = ...,
+        headers: Source = ...,
+        *,
+        content_type: str | None = ...,
+        on_close: Callable[[], None] | None = ...,
     ) -> None: ...
 
 def as_response(value: Any) -> Response: ...

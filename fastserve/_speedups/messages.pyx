@@ -438,6 +438,65 @@ cdef class Response:
         return f"<Response {self.status}, {len(self.body)} bytes>"
 
 
+cdef class StreamingResponse(Response):
+    """A response whose body is sent as it is made.
+
+    source:    an iterable or async iterable of bytes or str (sent as UTF-8)
+    length:    of the body in bytes, where it is known: sent as Content-Length, and checked
+    trailers:  fields to send behind a chunked body: a mapping, or a function that makes one
+               when the body ended
+    """
+
+    def __init__(self, source, status=200, headers=None, *, content_type=None, length=None,
+                 trailers=None):
+        if not hasattr(source, "__aiter__") and not hasattr(source, "__iter__") or isinstance(
+                source, (str, bytes, bytearray, memoryview, dict)):
+            raise TypeError("the source of a StreamingResponse is an iterable or async iterable "
+                            f"of bytes or str, not {type(source).__name__}")
+        if length is not None and (type(length) is not int or length < 0):
+            raise ValueError(f"length is a number of bytes, not {length!r}")
+        if length is not None and trailers is not None:
+            raise ValueError("trailers follow a chunked body (RFC 9112 section 7.1.2): "
+                             "leave out length or trailers")
+        Response.__init__(self, b"", status, headers,
+                          content_type="application/octet-stream" if content_type is None else content_type)
+        self.source = source
+        self.length = -1 if length is None else length
+        self.trailers = trailers
+
+
+cdef class ConditionalResponse(Response):
+    """A response that is decided by the request it answers; prepare() says what is sent."""
+
+    cpdef object prepare(self, Request request):
+        raise NotImplementedError
+
+
+cdef class FileSpan:
+    """A part of an open file: (fd, offset, size)."""
+
+    def __init__(self, int fd, int64_t offset, int64_t size):
+        self.fd = fd
+        self.offset = offset
+        self.size = size
+
+
+cdef class PartsResponse(Response):
+    """A body of known length in parts, some of them in files.
+
+    parts:     bytes and FileSpan, in order
+    on_close:  called once, when all of it is sent or given up
+    """
+
+    def __init__(self, parts, status=200, headers=None, *, content_type=None, on_close=None):
+        Response.__init__(self, b"", status, headers, content_type=content_type)
+        self.parts = parts
+        self.on_close = on_close
+        self.length = 0
+        for part in parts:
+            self.length += (<FileSpan>part).size if type(part) is FileSpan else len(part)
+
+
 cdef int checked_status(object status) except -1:
     if not isinstance(status, int) or isinstance(status, bool):
         raise TypeError(f"a status is an int, not {type(status).__name__}")

@@ -5,7 +5,7 @@
 # event loop (TLS, unix sockets, the fakes of the tests).
 
 from cpython.object cimport PyObject
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from fastserve._speedups.buffer cimport Buffer
 
@@ -37,6 +37,10 @@ cdef class Channel(Watcher):
     cdef int write(self, const char* data, Py_ssize_t size) except -1
     # The same, with a body that is kept by reference instead of copied.
     cdef int write_pair(self, const char* data, Py_ssize_t size, bytes body) except -1
+    # Bytes of a file that were sent now, at least one unless the output is full. After fewer
+    # than `size`, pause_writing() was called and resume_writing() follows. EOFError where the
+    # file ends before; only to be called while writing is not paused.
+    cdef Py_ssize_t send_file(self, int file, int64_t offset, Py_ssize_t size) except -1
     cdef int pause_reading(self) except -1
     cdef int resume_reading(self) except -1
     cdef int shutdown_output(self) except -1    # FIN behind what is written; reading goes on

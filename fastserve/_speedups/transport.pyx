@@ -25,7 +25,7 @@ import time
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memset
 
@@ -101,6 +101,9 @@ cdef class Channel(Watcher):
         raise NotImplementedError
 
     cdef int write_pair(self, const char* data, Py_ssize_t size, bytes body) except -1:
+        raise NotImplementedError
+
+    cdef Py_ssize_t send_file(self, int file, int64_t offset, Py_ssize_t size) except -1:
         raise NotImplementedError
 
     cdef int pause_reading(self) except -1:
