@@ -47,6 +47,7 @@ cdef class Channel(Watcher):
     # Both may call connection_lost before they return: make them the last thing you do.
     cdef int close(self) except -1              # behind what is written
     cdef int abort(self) except -1              # at once
+    cdef int reset(self) except -1              # at once, and the peer learns that it is cut
     cdef object peer(self)                      # (host, port, ...), a path, or None
     cdef bint encrypted(self)
 

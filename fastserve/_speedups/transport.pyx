@@ -20,6 +20,7 @@ import errno
 import logging
 import os
 import socket
+import struct
 import time
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -120,6 +121,9 @@ cdef class Channel(Watcher):
 
     cdef int abort(self) except -1:
         raise NotImplementedError
+
+    cdef int reset(self) except -1:
+        return self.abort()
 
     cdef object peer(self):
         return None
@@ -629,6 +633,15 @@ cdef class SocketTransport(Channel):
         return self.set_mask()
 
     cdef int abort(self) except -1:
+        return self.lose()
+
+    cdef int reset(self) except -1:
+        if self.fd >= 0:
+            view = socket.socket(fileno=self.fd)
+            try:
+                view.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            finally:
+                view.detach()
         return self.lose()
 
     cdef int fail(self, int code) except -1:
