@@ -1,5 +1,6 @@
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from datetime import datetime
+from ssl import SSLObject
 from types import SimpleNamespace
 from typing import Any
 
@@ -44,6 +45,10 @@ class Request:
     def client(self) -> Address | None: ...
     @property
     def scheme(self) -> str: ...
+    @property
+    def ssl_object(self) -> SSLObject | None: ...
+    @property
+    def client_cert(self) -> dict[str, Any] | None: ...
     @property
     def path_params(self) -> dict[str, Any]: ...
     @property

@@ -60,6 +60,18 @@ class Address(tuple):
         return f"Address(host={self[0]!r}, port={self[1]!r})"
 
 
+cdef class Origin:
+    pass
+
+
+cdef Origin SILENCE = Origin.__new__(Origin)
+cdef dict DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+cdef bint has_port(str authority):
+    return authority.rpartition("]")[2].find(":") >= 0
+
+
 class State(types.SimpleNamespace):
     """A bag of attributes of the user's own."""
 
@@ -147,12 +159,15 @@ cdef class Request:
     @property
     def url(self):
         """The whole URL as text, from the scheme, Host and target."""
-        host = self.headers.get("host")
+        cdef Origin told
         if self.target[:1] not in (b"/", b"*"):
             return self.target.decode("latin-1")
-        if not host:
-            host = "localhost"
-        return f"{self.scheme}://{host}{self.target.decode('latin-1')}"
+        told = self.origin()
+        host = told.authority or self.headers.get("host") or "localhost"
+        scheme = self.scheme
+        if told.port is not None and told.port != DEFAULT_PORTS[scheme] and not has_port(host):
+            host = f"{host}:{told.port}"
+        return f"{scheme}://{host}{self.target.decode('latin-1')}"
 
     @property
     def headers(self):
@@ -175,7 +190,40 @@ cdef class Request:
 
     @property
     def client(self):
-        """The peer's address, with .host and .port; None once it is gone."""
+        """The client's address, with .host and .port; None once it is gone.
+
+        Behind a trusted proxy, who the proxy says it is; the port is 0 where it does not say.
+        """
+        cdef Origin told = self.origin()
+        return self.neighbour() if told.client is None else told.client
+
+    @property
+    def scheme(self):
+        """"http" or "https"; behind a trusted proxy, what the client spoke to that."""
+        cdef Origin told = self.origin()
+        if told.scheme is not None:
+            return told.scheme
+        if self.connection.told_encrypted or (
+                self.connection.channel is not None and self.connection.channel.encrypted()):
+            return "https"
+        return "http"
+
+    @property
+    def ssl_object(self):
+        """The ssl.SSLObject of a TLS connection: cipher(), version(), getpeercert(True); or None."""
+        if self.connection.channel is None:
+            return None
+        return self.connection.channel.tls()
+
+    @property
+    def client_cert(self):
+        """The client's certificate as ssl.SSLSocket.getpeercert() gives it; None without one."""
+        found = self.ssl_object
+        return None if found is None else found.getpeercert() or None
+
+    cdef object neighbour(self):
+        if self.peer is None:
+            self.peer = self.connection.told_peer
         if self.peer is None and self.connection.channel is not None:
             found = self.connection.channel.peer()
             if isinstance(found, tuple) and len(found) >= 2:
@@ -184,12 +232,25 @@ cdef class Request:
                 self.peer = Address("", 0)
         return self.peer
 
-    @property
-    def scheme(self):
-        """"http" or "https"."""
-        if self.connection.channel is not None and self.connection.channel.encrypted():
-            return "https"
-        return "http"
+    cdef Origin origin(self):
+        cdef Origin told
+        cdef object reader = self.connection.forwarded
+        if self.told is not None:
+            return self.told
+        if reader is None:
+            return SILENCE
+        peer = self.neighbour()
+        if peer is None:
+            return SILENCE      # gone, and nobody to trust any more
+        if not reader.trusts(peer[0]):
+            self.connection.forwarded = None    # nor is any other request of this connection
+            return SILENCE
+        told = Origin.__new__(Origin)
+        client, told.scheme, told.authority, told.port = reader.read(self.headers)
+        if client is not None:
+            told.client = Address(client[0], client[1])
+        self.told = told
+        return told
 
     @property
     def path_params(self):

@@ -122,6 +122,7 @@ cdef class Engine(ProtocolFactory):
     cdef dict lingering             # connection -> when to give up on it
     cdef list later                 # connections whose turn was cut short
     cdef list acceptors
+    cdef object forwarded           # what the connections begin with
     cdef public bint draining
     cdef readonly Py_ssize_t requests_in_flight
     cdef readonly Py_ssize_t requests_total

@@ -26,7 +26,8 @@ from fastserve._speedups.router cimport MATCH_FOUND, MATCH_MALFORMED, release_pa
 from fastserve._speedups.runner cimport RAISED, RETURNED, SUSPENDED, Outcome
 from fastserve._speedups.serializer cimport (
     CHUNKED, PERSIST_NOT, PERSIST_SAID, PERSIST_SILENT, UNTIL_CLOSE)
-from fastserve._speedups.transport cimport Channel, LoopChannel, Protocol, make_acceptor
+from fastserve._speedups.transport cimport (
+    Channel, LoopChannel, Protocol, make_acceptor, open_transport)
 
 from fastserve.errors import ClientDisconnect, HTTPError
 
@@ -893,7 +894,8 @@ cdef class Engine(ProtocolFactory):
                  max_target_bytes=8 * 1024, max_body_bytes=1024 * 1024,
                  max_chunk_extension_bytes=4 * 1024, max_trailer_bytes=8 * 1024, max_trailers=32,
                  max_pipelined=16, lingering_close_s=2.0, lingering_close_bytes=256 * 1024,
-                 bint use_epoll=True, clock=time.monotonic, wall_clock=time.time):
+                 bint use_epoll=True, clock=time.monotonic, wall_clock=time.time,
+                 forwarded=None):
         limits = {
             "max_head_bytes": max_head_bytes, "max_field_bytes": max_field_bytes,
             "max_headers": max_headers, "max_target_bytes": max_target_bytes,
@@ -924,6 +926,7 @@ cdef class Engine(ProtocolFactory):
         self.lingering = {}
         self.later = []
         self.acceptors = []
+        self.forwarded = forwarded
         self.max_body_bytes = max_body_bytes
         self.max_pipelined = max_pipelined
         self.lingering_close_s = lingering_close_s
@@ -946,12 +949,38 @@ cdef class Engine(ProtocolFactory):
         protocol.engine = self
         protocol.app = self.app
         protocol.loop = self.loop
+        protocol.forwarded = self.forwarded
         protocol.parser = self.parser.for_connection()
         return protocol
 
-    def protocol(self):
-        """A new connection, for a transport of the loop."""
-        return self.make()
+    def protocol(self, peer=None, *, bint encrypted=False):
+        """A new connection, for a transport of the loop.
+
+        peer:       who the client is, where a PROXY header told: an Address
+        encrypted:  the client spoke TLS to whoever wrote that
+        """
+        cdef HttpProtocol made = self.make()
+        made.told_peer = peer
+        made.told_encrypted = encrypted
+        return made
+
+    def adopt(self, sock, peer=None, *, bint encrypted=False, bytes received=b""):
+        """Serve a connected, non-blocking socket, which becomes the engine's.
+
+        received:  what was read from it already; peer, encrypted: as for protocol()
+        """
+        cdef HttpProtocol made = self.protocol(peer, encrypted=encrypted)
+        open_transport(self.poller, sock.detach(), made)
+        if received:
+            made.data_received(received)
+
+    def listen_for(self, listener, accepted):
+        """Give each connected socket of a listening one to `accepted`, not blocking."""
+        def hand_over(sock):
+            sock.setblocking(False)
+            accepted(sock)
+
+        self.acceptors.append(make_acceptor(self.poller, listener, hand_over))
 
     def tick(self):
         """Once a second: render the Date header and end what lingered long enough."""
@@ -974,7 +1003,6 @@ cdef class Engine(ProtocolFactory):
         options:  for loop.connect_accepted_socket, e.g. ssl=
         """
         def accepted(sock):
-            sock.setblocking(False)
             task = self.loop.create_task(
                 self.loop.connect_accepted_socket(self.protocol, sock, **options))
             opening.add(task)
@@ -986,7 +1014,7 @@ cdef class Engine(ProtocolFactory):
                 logger.debug("a connection did not open: %r", task.exception())
 
         opening = set()
-        self.acceptors.append(make_acceptor(self.poller, listener, accepted))
+        self.listen_for(listener, accepted)
 
     def stop_listening(self):
         """Accept what is queued, then leave the listeners alone; they stay open."""
