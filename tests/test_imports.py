@@ -19,13 +19,14 @@ FLOORS = {
     "_speedups": WIRE,
     "app": APPLICATION, "binding": APPLICATION, "blocking": APPLICATION,
     "middleware": APPLICATION, "routing": APPLICATION,
-    "listeners": PROCESS, "log": PROCESS, "target": PROCESS, "worker": PROCESS,
+    "descriptors": PROCESS, "listeners": PROCESS, "log": PROCESS, "target": PROCESS,
+    "worker": PROCESS,
     "__init__": DOORS, "__main__": DOORS, "cli": DOORS, "testing": DOORS,
 }
 # Inside the wire floor: each room may know those before it.
 WIRE_ORDER = [
     "plan", "buffer", "scan", "parser", "httptools_parser", "runner", "router", "system",
-    "transport",
+    "transport", "acceptor",
     "multidict", "messages", "outgoing", "serializer", "protocol",
 ]
 # App.run() is the one step up: the application starts the process that serves it.

@@ -6,6 +6,7 @@
 
 from libc.stdint cimport int64_t, uint8_t
 
+from fastserve._speedups.acceptor cimport Admission
 from fastserve._speedups.buffer cimport Buffer
 from fastserve._speedups.messages cimport Connection, ConditionalResponse, Request, Response
 from fastserve._speedups.outgoing cimport Outgoing
@@ -121,8 +122,9 @@ cdef class Engine(ProtocolFactory):
     cdef set alive                  # every open connection
     cdef dict lingering             # connection -> when to give up on it
     cdef list later                 # connections whose turn was cut short
-    cdef list acceptors
     cdef object forwarded           # what the connections begin with
+    cdef set opening                # tasks in which transports of the loop open
+    cdef Admission admission
     cdef public bint draining
     cdef readonly Py_ssize_t requests_in_flight
     cdef readonly Py_ssize_t requests_total

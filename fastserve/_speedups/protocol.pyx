@@ -14,6 +14,7 @@ from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
+from fastserve._speedups.acceptor cimport Admission
 from fastserve._speedups.buffer cimport Buffer
 from fastserve._speedups.messages cimport (
     Body, ConditionalResponse, Connection, PartsResponse, Request, Response, StreamingResponse,
@@ -27,7 +28,7 @@ from fastserve._speedups.runner cimport RAISED, RETURNED, SUSPENDED, Outcome
 from fastserve._speedups.serializer cimport (
     CHUNKED, PERSIST_NOT, PERSIST_SAID, PERSIST_SILENT, UNTIL_CLOSE)
 from fastserve._speedups.transport cimport (
-    Channel, LoopChannel, Protocol, make_acceptor, open_transport)
+    Channel, LoopChannel, LogRation, Protocol, open_transport)
 
 from fastserve.errors import ClientDisconnect, HTTPError
 
@@ -46,6 +47,11 @@ cdef enum:
     REQUESTS_PER_TURN = 64          # of one connection, before others get theirs
     OUT_HIGH = 64 * 1024            # answers gathered before they are sent
     INPUT_HIGH = 64 * 1024          # input kept while the connection cannot go on
+
+# To a connection more than max_connections; a 503 need not carry a Date (RFC 9110 6.6.1).
+cdef bytes OVERLOADED = (
+    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\n"
+    b"Content-Type: text/plain; charset=utf-8\r\nContent-Length: 19\r\n\r\nService Unavailable")
 
 logger = logging.getLogger("fastserve.error")
 
@@ -148,6 +154,8 @@ cdef class HttpProtocol(Connection):
         self.stage = STAGE_LOST
         self.engine.alive.discard(self)
         self.engine.lingering.pop(self, None)
+        if self.engine.admission.waits:
+            self.engine.admission.departed()
         self.leave_running()
         self.leave_bodies()
         self.receiver = None
@@ -893,9 +901,9 @@ cdef class Engine(ProtocolFactory):
                  max_head_bytes=32 * 1024, max_field_bytes=8 * 1024, max_headers=100,
                  max_target_bytes=8 * 1024, max_body_bytes=1024 * 1024,
                  max_chunk_extension_bytes=4 * 1024, max_trailer_bytes=8 * 1024, max_trailers=32,
-                 max_pipelined=16, lingering_close_s=2.0, lingering_close_bytes=256 * 1024,
-                 bint use_epoll=True, clock=time.monotonic, wall_clock=time.time,
-                 forwarded=None):
+                 max_pipelined=16, max_connections=0, when_full="wait", lingering_close_s=2.0,
+                 lingering_close_bytes=256 * 1024, bint use_epoll=True, clock=time.monotonic,
+                 wall_clock=time.time, forwarded=None):
         limits = {
             "max_head_bytes": max_head_bytes, "max_field_bytes": max_field_bytes,
             "max_headers": max_headers, "max_target_bytes": max_target_bytes,
@@ -925,8 +933,10 @@ cdef class Engine(ProtocolFactory):
         self.alive = set()
         self.lingering = {}
         self.later = []
-        self.acceptors = []
+        self.opening = set()
         self.forwarded = forwarded
+        self.admission = Admission(
+            self.poller, max_connections, OVERLOADED if when_full == "reject" else None)
         self.max_body_bytes = max_body_bytes
         self.max_pipelined = max_pipelined
         self.lingering_close_s = lingering_close_s
@@ -937,6 +947,9 @@ cdef class Engine(ProtocolFactory):
     def connections(self):
         """How many connections are open."""
         return len(self.alive)
+
+    cdef Py_ssize_t connection_count(self) except -1:
+        return len(self.alive) + len(self.opening)
 
     cdef int begin_turn(self) except -1:
         return self.runner.enter()
@@ -980,7 +993,7 @@ cdef class Engine(ProtocolFactory):
             sock.setblocking(False)
             accepted(sock)
 
-        self.acceptors.append(make_acceptor(self.poller, listener, hand_over))
+        self.admission.listen(listener, hand_over)
 
     def tick(self):
         """Once a second: render the Date header and end what lingered long enough."""
@@ -994,8 +1007,8 @@ cdef class Engine(ProtocolFactory):
                     (<HttpProtocol>connection).channel.close()
 
     def listen(self, listener):
-        """Accept TCP connections of a listening, non-blocking socket, on our own transport."""
-        self.acceptors.append(make_acceptor(self.poller, listener, None))
+        """Accept connections of a listening, non-blocking socket, on our own transport."""
+        self.admission.listen(listener)
 
     def listen_on_loop(self, listener, **options):
         """Accept connections of a listening socket onto transports of the loop.
@@ -1005,21 +1018,21 @@ cdef class Engine(ProtocolFactory):
         def accepted(sock):
             task = self.loop.create_task(
                 self.loop.connect_accepted_socket(self.protocol, sock, **options))
-            opening.add(task)
+            self.opening.add(task)
             task.add_done_callback(opened)
 
         def opened(task):
-            opening.discard(task)
+            self.opening.discard(task)
+            if self.admission.waits:
+                self.admission.departed()
             if not task.cancelled() and task.exception() is not None:
                 logger.debug("a connection did not open: %r", task.exception())
 
-        opening = set()
         self.listen_for(listener, accepted)
 
     def stop_listening(self):
         """Accept what is queued, then leave the listeners alone; they stay open."""
-        while self.acceptors:
-            self.acceptors.pop().stop()
+        self.admission.stop()
 
     def drain(self):
         """Close idle connections now, and every other one behind its last answer."""
@@ -1036,7 +1049,7 @@ cdef class Engine(ProtocolFactory):
 
     def close(self):
         """Leave the loop; the engine cannot be used again."""
-        self.stop_listening()
+        self.admission.close()
         self.abort()
         self.poller.close()
 
