@@ -72,6 +72,15 @@ class FakeTransport(asyncio.Transport):
     def set_write_buffer_limits(self, high: Any = None, low: Any = None) -> None:
         pass
 
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def get_protocol(self) -> Any:
+        return self.protocol
+
+    def is_closing(self) -> bool:
+        return self.closed
+
     def pause_reading(self) -> None:
         assert self.reading, "paused twice"
         self.reading = False
