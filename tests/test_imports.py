@@ -17,6 +17,7 @@ GROUND, WIRE, APPLICATION, PROCESS, DOORS = range(5)
 FLOORS = {
     "errors": GROUND, "config": GROUND,
     "_speedups": WIRE,
+    "files": APPLICATION, "mediatypes": APPLICATION,
     "app": APPLICATION, "binding": APPLICATION, "blocking": APPLICATION,
     "middleware": APPLICATION, "routing": APPLICATION,
     "listeners": PROCESS, "log": PROCESS, "target": PROCESS, "worker": PROCESS,
@@ -26,7 +27,7 @@ FLOORS = {
 WIRE_ORDER = [
     "plan", "buffer", "scan", "parser", "httptools_parser", "runner", "router", "system",
     "transport",
-    "multidict", "messages", "serializer", "protocol",
+    "multidict", "messages", "conditions", "files", "serializer", "protocol",
 ]
 # App.run() is the one step up: the application starts the process that serves it.
 EXCEPTIONS = {("app", "worker")}
