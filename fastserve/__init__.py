@@ -13,7 +13,7 @@ Then: fastserve run main:app
 
 from typing import TYPE_CHECKING, Any
 
-from fastserve._speedups.messages import Request, Response
+from fastserve._speedups.messages import Request, Response, StreamingResponse
 from fastserve._speedups.multidict import Headers, MutableHeaders, QueryParams
 from fastserve.app import App
 from fastserve.blocking import blocking
@@ -47,6 +47,7 @@ __all__ = [
     "RouteError",
     "Router",
     "StartupError",
+    "StreamingResponse",
     "__version__",
     "blocking",
 ]
