@@ -175,7 +175,7 @@ class App:
             raise RouteError(f"{label}: {error}") from None
         prefix = path.rstrip("/")
         name = name or prefix.strip("/") or "static"
-        self.route(f"{prefix}/{{path:path}}", name=name)(files)
+        self.route(f"{prefix}/{{path:path}}", name=name)(files.shelf.get)
         if prefix and chosen.redirect and chosen.index is not None:
             self.route(prefix, name=f"{name} without slash")(files.without_slash)
 

@@ -20,7 +20,7 @@ import errno
 import os
 import re
 import time
-from collections.abc import Awaitable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -125,11 +125,8 @@ class FileResponse(ConditionalResponse):
     def _load(
         self, request: Request, *, cached: bool
     ) -> tuple[Representation, Request, OpenFile | None]:
-        try:
-            file = open_file(os.fsencode(self.path), cached)
-        except OSError as error:
-            raise _answer_to(error) from None
-        if not file.is_file:
+        file = _opened(open_file, os.fsencode(self.path), cached)
+        if file is None or not file.is_file:
             raise HTTPError(404)
         headers = MutableHeaders(self.headers.items())
         kind = headers.pop("content-type") or self.content_type or ""
@@ -202,8 +199,9 @@ class StaticOptions:
 
 
 class StaticFiles:
-    """The handler of a directory: `(request, path)`, the path as the router decoded it.
+    """The files of a directory; `shelf.get` is the handler: `(request, path)`.
 
+    `path` is what the router decoded behind the prefix.
     Raises ValueError where there is no such directory.
     """
 
@@ -214,6 +212,7 @@ class StaticFiles:
         options: StaticOptions | None = None,
         *,
         use_openat2: bool = True,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         self.options = options or StaticOptions()
         self._pool = pool
@@ -224,12 +223,7 @@ class StaticFiles:
         except OSError as error:
             raise ValueError(f"the directory {os.fspath(directory)!r} cannot be served: "
                              f"{error.strerror}") from None
-        self.shelf = Shelf(self.root)
-        self._answer = self.shelf.answer
-
-    def __call__(self, request: Request, path: str) -> Any:
-        """The response, or an awaitable of it. Raises HTTPError."""
-        return self._answer(request) or self._look(request, path)
+        self.shelf = Shelf(self.root, self._look, clock)
 
     def without_slash(self, request: Request) -> Response:
         """Where the directory itself is, when it is asked for without the slash."""
@@ -253,24 +247,28 @@ class StaticFiles:
     async def _look_on_thread(self, request: Request, path: str) -> Response:
         for _ in range(ATTEMPTS):
             try:
-                entry, file = await self._pool.run(self._load, path, request)
+                entry, keep, file = await self._pool.run(self._load, path, request)
             except Changed:
                 continue
             if isinstance(entry, Response):
                 return entry
             answer = self.shelf.answer_with(entry, request, file)
             if answer is not None:
+                if keep:
+                    self.shelf.put(request.raw_path, entry)
                 return answer
         raise HTTPError(503, headers={"retry-after": "1"})
 
-    def _load(self, path: str, request: Request) -> tuple[Entry | Response, OpenFile | None]:
-        entry, _ = self._find(path, request, cached=False)
+    def _load(
+        self, path: str, request: Request
+    ) -> tuple[Entry | Response, bool, OpenFile | None]:
+        entry, keep = self._find(path, request, cached=False)
         if isinstance(entry, Response):
-            return entry, None
+            return entry, keep, None
         form = self.shelf.form_for(entry, request)
         if form.content is not None or form.name is None:
-            return entry, None
-        return entry, self._open(form.name, cached=False)
+            return entry, keep, None
+        return entry, keep, self._open(form.name, cached=False)
 
     def _allows(self, path: str) -> bool:
         *above, last = path.split("/")
@@ -320,13 +318,7 @@ class StaticFiles:
         return self._entry(file, name, own, cached=cached), False
 
     def _open(self, name: bytes, *, cached: bool) -> OpenFile | None:
-        try:
-            return self.root.open(name, cached)
-        except OSError as error:
-            answer = _answer_to(error)
-            if answer.status == 404:
-                return None
-            raise answer from None
+        return _opened(self.root.open, name, cached)
 
     def _entry(
         self, file: OpenFile, name: bytes, own: Mapping[str, str] | None = None, *, cached: bool
@@ -376,15 +368,26 @@ def _asks_for_html(request: Request) -> bool:
     return any("text/html" in accept.lower() for accept in request.headers.getlist("accept"))
 
 
-def _answer_to(error: OSError) -> HTTPError:
-    """What a file that cannot be opened means; what is nobody's mistake, or ours, is raised."""
-    if isinstance(error, BlockingIOError):
-        raise error
-    if error.errno in OUT_OF_RESOURCES:
-        return HTTPError(503, headers={"retry-after": "1"})
-    if error.errno in NOT_THERE:
-        return HTTPError(404)
-    raise error
+def _opened(
+    opener: Callable[[bytes, bool], OpenFile], name: bytes, cached: bool
+) -> OpenFile | None:
+    """The open file, or None for what a client may as well be told is not there.
+
+    Raises BlockingIOError where it needs the disk, HTTPError(503) where there are too many
+    open files, OSError for what somebody should look at.
+    """
+    try:
+        return opener(name, cached)
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        code = error.errno
+    # Not inside the except: a file that a traceback holds stays open until it is collected.
+    if code in NOT_THERE:
+        return None
+    if code in OUT_OF_RESOURCES:
+        raise HTTPError(503, headers={"retry-after": "1"})
+    raise OSError(code, os.strerror(code or 0), os.fsdecode(name))
 
 
 def _read(file: OpenFile, cached: bool) -> bytes:

@@ -11,7 +11,7 @@ from datetime import datetime
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t
-from libc.string cimport memcmp
+from libc.string cimport memchr
 
 from fastserve._speedups.messages cimport Request
 from fastserve._speedups.parser cimport Field, next_field
@@ -52,6 +52,10 @@ cdef class Conditions:
             if_match, if_none_match, if_modified_since, if_unmodified_since, if_range, range))
 
 
+cdef enum:
+    SHORTEST = 8                # of a line that may matter, "Range:x\r\n"
+
+
 cdef inline bint is_name(Field* field, const char* name, Py_ssize_t size) noexcept:
     # `name` is in lower case; a token has no character that `| 0x20` takes for another one of it.
     cdef Py_ssize_t i
@@ -74,11 +78,18 @@ cdef Conditions read_conditions(Request request):
     cdef const char* end = PyBytes_AS_STRING(request.head) + PyBytes_GET_SIZE(request.head)
     cdef Field field
     cdef char first
-    while next_field(&cursor, end, &field):
-        if field.name_size < 5:
+    while end - cursor > SHORTEST:
+        first = cursor[0] | 0x20
+        if not (first == c'i' and cursor[2] == c'-' or first == c'r' or (
+                first == c'a' and cursor[6] == c'-')):
+            cursor = <const char*>memchr(cursor, c'\n', end - cursor)
+            if cursor == NULL:
+                break
+            cursor += 1
             continue
-        first = field.name[0] | 0x20
-        if first == c'i' and field.name[2] == c'-':
+        if not next_field(&cursor, end, &field):
+            break
+        if first == c'i':
             if is_name(&field, b"if-none-match", 13):
                 found.if_none_match = joined(found.if_none_match, &field)
             elif is_name(&field, b"if-modified-since", 17):

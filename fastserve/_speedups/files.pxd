@@ -67,9 +67,9 @@ cdef class Shelf:
     cdef Root root
     cdef dict entries
     cdef Py_ssize_t weight
-    cdef object clock
+    cdef object look, clock
 
-    cpdef object answer(self, Request request)
+    cdef object answer(self, Request request)
     cdef object answer_entry(self, Entry entry, Request request, OpenFile file)
     cdef double now_s(self)
     cdef Entry find(self, bytes key)

@@ -488,11 +488,13 @@ cdef class Entry:
 cdef class Shelf:
     """The entries of one directory, by raw path.
 
+    look:   (request, path) -> what to answer when the path is not known
     clock:  seconds that only grow
     """
 
-    def __init__(self, Root root not None, clock=None):
+    def __init__(self, Root root not None, look, clock=None):
         self.root = root
+        self.look = look
         self.entries = {}
         self.clock = clock
 
@@ -525,7 +527,12 @@ cdef class Shelf:
     def __len__(self):
         return len(self.entries)
 
-    cpdef object answer(self, Request request):
+    def get(self, Request request, str path):
+        """The handler: the response to a request, or an awaitable of it. Raises HTTPError."""
+        answer = self.answer(request)
+        return self.look(request, path) if answer is None else answer
+
+    cdef object answer(self, Request request):
         """The response to a request whose path is known and needs no disk; None otherwise.
 
         Raises HTTPError(412) and HTTPError(416).
