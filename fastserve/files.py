@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from fastserve._speedups.files import (
-    IN_MEMORY_BYTES,
+    KEPT_BYTES,
+    READ_BYTES,
     Entry,
     OpenFile,
     Representation,
@@ -131,7 +132,7 @@ class FileResponse(ConditionalResponse):
         headers = MutableHeaders(self.headers.items())
         kind = headers.pop("content-type") or self.content_type or ""
         content = None
-        if file.size <= IN_MEMORY_BYTES and request.method != "HEAD":
+        if file.size <= READ_BYTES and request.method != "HEAD":
             content = _read(file, cached)
         form = Representation(
             file,
@@ -333,7 +334,7 @@ class StaticFiles:
         kind = media_type(name.decode("utf-8", "replace")).encode()
 
         def form(file: OpenFile, name: bytes, coding: bytes) -> Representation:
-            content = _read(file, cached) if file.size <= IN_MEMORY_BYTES else None
+            content = _read(file, cached) if file.size <= KEPT_BYTES else None
             made = Representation(
                 file, kind, headers, name=name, coding=coding, content=content, now_s=time.time())
             file.release()

@@ -10,7 +10,8 @@ from fastserve._speedups.conditions cimport Conditions
 from fastserve._speedups.messages cimport Request, Response
 
 cpdef enum:
-    IN_MEMORY_BYTES = 64 * 1024     # a file up to this size is read, and sent with its head
+    READ_BYTES = 64 * 1024          # a file up to this size is read, and sent with its head
+    KEPT_BYTES = 128 * 1024         # up to this one also where its content is kept for a second
 
 cdef class OpenFile:
     # A file or directory that is open; closed by release(), or with the object.
