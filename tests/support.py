@@ -75,6 +75,12 @@ class FakeTransport(asyncio.Transport):
     def get_write_buffer_size(self) -> int:
         return 0
 
+    def get_protocol(self) -> Any:
+        return self.protocol
+
+    def is_closing(self) -> bool:
+        return self.closed
+
     def pause_reading(self) -> None:
         assert self.reading, "paused twice"
         self.reading = False

@@ -17,6 +17,7 @@ GROUND, WIRE, APPLICATION, PROCESS, DOORS = range(5)
 FLOORS = {
     "errors": GROUND, "config": GROUND,
     "_speedups": WIRE,
+    "files": APPLICATION, "mediatypes": APPLICATION,
     "app": APPLICATION, "binding": APPLICATION, "blocking": APPLICATION,
     "middleware": APPLICATION, "routing": APPLICATION,
     "descriptors": PROCESS, "listeners": PROCESS, "log": PROCESS, "target": PROCESS,
@@ -27,7 +28,8 @@ FLOORS = {
 WIRE_ORDER = [
     "plan", "buffer", "scan", "parser", "httptools_parser", "wheel", "runner", "router",
     "system", "transport", "acceptor",
-    "multidict", "messages", "deadlines", "outgoing", "serializer", "protocol",
+    "multidict", "messages", "deadlines", "conditions", "files", "outgoing", "serializer",
+    "protocol",
 ]
 # App.run() is the one step up: the application starts the process that serves it.
 EXCEPTIONS = {("app", "worker")}

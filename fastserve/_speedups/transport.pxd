@@ -50,10 +50,14 @@ cdef class Channel(Watcher):
     cdef int write(self, const char* data, Py_ssize_t size) except -1
     # The same, with a body that is kept by reference instead of copied.
     cdef int write_pair(self, const char* data, Py_ssize_t size, bytes body) except -1
-    # Bytes of a file that were sent now, at least one unless the output is full. After fewer
-    # than `size`, pause_writing() was called and resume_writing() follows. EOFError where the
-    # file ends before; only to be called while writing is not paused.
+    # Bytes of a file that were sent now, behind all that was written. After fewer than `size`,
+    # maybe none, pause_writing() was called, and resume_writing() follows, or connection_lost()
+    # where the connection broke. EOFError where the file ends before; only to be called
+    # while writing is not paused. What is not in memory is read on a thread first.
     cdef Py_ssize_t send_file(self, int file, int64_t offset, Py_ssize_t size) except -1
+    cdef int64_t warm_start, warm_end   # of a file: read on a thread, not to be asked about again
+    cdef int warm_up(self, object loop, int file, int64_t offset, int64_t size) except -1
+    cdef int warm(self) except -1       # it is in memory now
     cdef int pause_reading(self) except -1
     cdef int resume_reading(self) except -1
     cdef int shutdown_output(self) except -1    # FIN behind what is written; reading goes on
@@ -69,6 +73,8 @@ cdef class Channel(Watcher):
 
 cdef class LoopChannel(Channel):
     cdef object transport
+    cdef bint held                  # paused by us, not by the transport
+    cdef int hold(self) except -1
 
 cdef enum:
     EVENTS_PER_TURN = 128           # connections served per wake-up of the loop
@@ -121,6 +127,8 @@ cdef class SocketTransport(Channel):
     cdef Py_ssize_t gathered_size   # 0: nothing does
     cdef bint reading
     cdef bint writing_paused
+    cdef bint file_waiting          # send_file() waits for EPOLLOUT
+    cdef bint warming               # send_file() waits for a thread
     cdef bint closing               # close when the backlog is empty
     cdef bint ending                # FIN when the backlog is empty
     cdef object error               # why the connection is lost
@@ -132,6 +140,10 @@ cdef class SocketTransport(Channel):
     cdef int all_sent(self) except -1
     cdef int keep(self, bytes data, Py_ssize_t offset) except -1
     cdef int flush_backlog(self) except -1
+    cdef int send_ahead(self) except -1
+    cdef int wait_for_room(self) except -1
+    cdef int hold_writing(self) except -1
+    cdef int go_on(self) except -1
     cdef int fail(self, int code) except -1
     cdef int lose(self) except -1
 
