@@ -20,9 +20,11 @@ from fastserve.errors import (
     ConfigError,
     FastserveError,
     HTTPError,
+    MissingExtraError,
     RouteError,
     StartupError,
 )
+from fastserve.forms import FormData, UploadFile
 from fastserve.routing import Router
 
 __version__ = "0.1.0"
@@ -32,8 +34,10 @@ __all__ = [
     "ClientDisconnect",
     "ConfigError",
     "FastserveError",
+    "FormData",
     "HTTPError",
     "Headers",
+    "MissingExtraError",
     "MutableHeaders",
     "QueryParams",
     "Request",
@@ -41,6 +45,7 @@ __all__ = [
     "RouteError",
     "Router",
     "StartupError",
+    "UploadFile",
     "__version__",
     "blocking",
 ]

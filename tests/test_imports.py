@@ -18,6 +18,7 @@ FLOORS = {
     "errors": GROUND, "config": GROUND,
     "_speedups": WIRE,
     "app": APPLICATION, "binding": APPLICATION, "blocking": APPLICATION,
+    "decompress": APPLICATION, "forms": APPLICATION,
     "middleware": APPLICATION, "routing": APPLICATION,
     "listeners": PROCESS, "log": PROCESS, "target": PROCESS, "worker": PROCESS,
     "__init__": DOORS, "__main__": DOORS, "cli": DOORS, "testing": DOORS,
@@ -38,7 +39,7 @@ FORBIDDEN = {
 ASYNCIO_ON_THE_WIRE = {"protocol", "transport", "runner"}
 OPTIONAL = [
     "click", "uvloop", "httptools", "h11", "httpx", "anyio", "jinja2", "msgspec",
-    "prometheus_client", "multipart", "watchfiles", "redis", "websockets", "wsproto",
+    "prometheus_client", "python_multipart", "brotli", "backports.zstd", "watchfiles", "redis", "websockets", "wsproto",
 ]
 
 CYTHON_IMPORT = re.compile(

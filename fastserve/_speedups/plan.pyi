@@ -9,6 +9,7 @@ class Plan:
     route: Any
     max_body_bytes: int
     cancel_on_disconnect: bool
+    decompress_requests: bool
     def __init__(
         self,
         handler: Callable[..., Any],
