@@ -149,22 +149,19 @@ def codings() -> dict[str, Callable[[], Frame]]:
         "gzip": functools.partial(ZlibFrame, 31),
         "deflate": functools.partial(ZlibFrame, 15),
     }
-    try:
-        import brotli
-
-        known["br"] = functools.partial(BrotliFrame, brotli)
-    except ImportError:
-        pass
-    zstd = _zstd()
+    brotli = _first_of("brotli")
+    if hasattr(getattr(brotli, "Decompressor", None), "can_accept_more_data"):
+        known["br"] = functools.partial(BrotliFrame, brotli)    # 1.2: with a bound on the output
+    zstd = _first_of("compression.zstd", "backports.zstd")      # the former from Python 3.14 on
     if zstd is not None:
         known["zstd"] = functools.partial(ZstdFrame, zstd)
     return known
 
 
-def _zstd() -> Any:
+def _first_of(*names: str) -> Any:
     import importlib
 
-    for name in ("compression.zstd", "backports.zstd"):     # the first from Python 3.14 on
+    for name in names:
         try:
             return importlib.import_module(name)
         except ImportError:

@@ -15,6 +15,7 @@ its UploadFile is let go: with the request, whichever way that ends, unless some
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -122,7 +123,8 @@ class UploadFile:
             if isinstance(self.file, BytesIO):
                 from tempfile import TemporaryFile
 
-                begun, self.file = self.file, TemporaryFile(buffering=DISK_WRITE_BYTES)
+                begun = self.file
+                self.file = TemporaryFile(buffering=DISK_WRITE_BYTES)   # noqa: SIM115
                 self.file.write(begun.getbuffer())
             self.file.writelines(pieces)
         finally:
@@ -272,17 +274,18 @@ class Parts:
             if isinstance(event, _Head):
                 self.current = Part(event, self)
                 return self.current
-            if event is None and self._reader.ended:
-                self.current = None
-                raise StopAsyncIteration
 
     async def event(self) -> _Event:
-        """What comes next: the head of a part, a piece, or None for an end."""
+        """What comes next: the head of a part, a piece of it, or None for its end.
+
+        Raises StopAsyncIteration behind the last part, HTTPError where there should be more.
+        """
         while not self._reader.events:
-            piece = await anext(self._stream, None)
-            if piece is None:
+            try:
+                piece = await anext(self._stream)
+            except StopAsyncIteration:
                 self._reader.finish()
-                return None
+                raise
             self._reader.feed(piece)
         return self._reader.events.popleft()
 
@@ -467,7 +470,8 @@ class _Reader:
             max_header_count=MAX_PART_HEADERS + 1,      # ours is the one that answers
             max_header_size=MAX_PART_HEADER_BYTES,
         )
-        self._parser.logger = _Silent()
+        self._parser.logger = logging.Logger("silent")  # one line for each mistake of a client's
+        self._parser.logger.disabled = True
         self.events = self._marks.events
 
     @property
@@ -490,15 +494,6 @@ class _Reader:
             raise _malformed("the multipart body is cut short")
 
 
-class _Silent:
-    """In place of the parser's logger: a client's mistakes are its own, one line for each."""
-
-    def warning(self, *args: Any) -> None:
-        pass
-
-    debug = info = error = warning
-
-
 class _Marks:
     """What the parser calls back; refers to nothing that refers to it."""
 
@@ -509,8 +504,8 @@ class _Marks:
         self._fields = self._files = 0
         self._headers: list[tuple[str, str]] = []
         self._header_bytes = 0
-        self._name = b""
-        self._value = b""
+        self._name = bytearray()
+        self._value = bytearray()
 
     def callbacks(self) -> Any:
         """For a MultipartParser."""
@@ -546,10 +541,11 @@ class _Marks:
         if len(self._headers) == MAX_PART_HEADERS:
             raise HTTPError(413, f"a part has more than {MAX_PART_HEADERS} header lines")
         value = self._value.decode("utf-8", "replace").strip(" \t")
-        if any(c < " " and c != "\t" or c == "\x7f" for c in value):
+        if any((c < " " and c != "\t") or c == "\x7f" for c in value):
             raise _malformed("a part has a control character in its header")
         self._headers.append((self._name.decode("latin-1"), value))
-        self._name = self._value = b""
+        self._name.clear()
+        self._value.clear()
 
     def _head(self) -> None:
         head = _Head(self._headers)

@@ -39,7 +39,8 @@ FORBIDDEN = {
 ASYNCIO_ON_THE_WIRE = {"protocol", "transport", "runner"}
 OPTIONAL = [
     "click", "uvloop", "httptools", "h11", "httpx", "anyio", "jinja2", "msgspec",
-    "prometheus_client", "python_multipart", "brotli", "backports.zstd", "watchfiles", "redis", "websockets", "wsproto",
+    "prometheus_client", "python_multipart", "brotli", "backports.zstd", "watchfiles", "redis",
+    "websockets", "wsproto",
 ]
 
 CYTHON_IMPORT = re.compile(
