@@ -6,8 +6,9 @@ Only where `decompress_requests` is set; else a body is handed over as it was se
     br, zstd         where the extra `compress` is installed (RFC 7932, RFC 9659)
 
 A Decoder holds one piece of input and makes one piece of output at a time, so that what a
-bomb can reach is the limit of whoever takes the pieces. Two bounds are its own: the ratio of
-output to input, and the number of members or frames, which each cost something to begin.
+bomb can reach is the limit of whoever takes the pieces; br fills its window of up to 4 MiB
+before it gives anything, zstd one of up to 8 MiB as it gives. Other bounds are its own: the
+ratio of output to input, and the number of frames, which each cost something to begin.
 A second coding, or one that is not known here, is a 415 that names what is (RFC 9110
 section 15.5.16); a body that ends early, or goes on behind its end, is a 400.
 """
@@ -26,6 +27,7 @@ FREE_BYTES = 1024 * 1024        # of output, before the ratio counts
 BYTES_PER_FRAME = 512           # of input, on average, where there are many frames
 FREE_FRAMES = 16
 ZSTD_WINDOW_LOG = 23            # 8 MiB (RFC 9659 section 3.1)
+BROTLI_WINDOW_LOG = 22          # 4 MiB, what encoders use unless told otherwise
 
 
 class Frame(Protocol):
@@ -89,11 +91,13 @@ class BrotliFrame:
     def __init__(self, brotli: Any) -> None:
         self._error = brotli.error
         self._brotli = brotli.Decompressor()
+        self._begun = False
+        self._full = False      # the last piece was: there may be more, or the end
 
     @property
     def hungry(self) -> bool:
         """Whether all the output is taken."""
-        return bool(self._brotli.can_accept_more_data())
+        return not self._full and bool(self._brotli.can_accept_more_data())
 
     @property
     def ended(self) -> bool:
@@ -102,11 +106,26 @@ class BrotliFrame:
 
     def decode(self, data: bytes) -> bytes:
         """The next output."""
+        if not self._begun:
+            self._begun = True
+            if _brotli_window_log(data[0]) > BROTLI_WINDOW_LOG:
+                raise HTTPError(413, f"the br body needs more than {1 << BROTLI_WINDOW_LOG} bytes "
+                                "of window")
         try:
             out: bytes = self._brotli.process(data, output_buffer_limit=OUTPUT_BYTES)
         except self._error as error:
             raise ValueError(str(error)) from None
+        self._full = len(out) >= OUTPUT_BYTES
         return out
+
+
+def _brotli_window_log(first: int) -> int:
+    # By the first byte of the stream (RFC 7932 section 9.1).
+    if not first & 1:
+        return 16
+    if first >> 1 & 7:
+        return 17 + (first >> 1 & 7)
+    return 8 + (first >> 4 & 7) if first >> 4 & 7 else 17
 
 
 class ZstdFrame:
