@@ -72,6 +72,12 @@ def text(name: str, value: Any) -> None:
         raise _fail(name, value, "must not hold control characters")
 
 
+def socket_path(name: str, value: Any) -> None:
+    """A path; or an abstract name behind "@", or behind a NUL as the kernel has it."""
+    abstract = isinstance(value, str) and value.startswith("\0") and len(value) > 1
+    text(name, value[1:] if abstract and value[1:].isprintable() else value)
+
+
 def texts(name: str, value: Any) -> None:
     """A tuple of texts."""
     if not isinstance(value, tuple):
@@ -101,9 +107,12 @@ class Config:
     port: int = _setting(
         DEFAULT_PORT, LISTEN, whole(0, 65535), "Port to listen on; 0 takes a free one.")
     uds: str | None = _setting(
-        None, LISTEN, text, "Listen on a unix socket at this path instead.", type=str)
+        None, LISTEN, socket_path,
+        "Listen on a unix socket at this path instead; @NAME is an abstract one.", type=str)
     uds_mode: int = _setting(
         0o666, LISTEN, whole(0, 0o777), "Permissions of the unix socket, octal.", octal=True)
+    uds_owner: str | None = _setting(
+        None, LISTEN, text, "Owner of the unix socket: USER, USER:GROUP or :GROUP.", type=str)
     fd: int | None = _setting(
         None, LISTEN, whole(0), "Adopt this listening socket (file descriptor) instead.", type=int)
     bind: tuple[str, ...] = _setting(
@@ -139,6 +148,12 @@ class Config:
         100, LIMITS, whole(1, 10_000), "Times that a request body may grow when decoded.")
     max_pipelined: int = _setting(
         16, LIMITS, whole(1, 10_000), "Requests of one connection under way at once.")
+    max_connections: int | None = _setting(
+        None, LIMITS, whole(1, 2**24), "Connections open at once; all that open files allow.",
+        type=int)
+    when_full: str = _choice(
+        "wait", LIMITS, ("wait", "reject"),
+        "The connections above that wait in the queue, or are answered 503.")
     lingering_close_bytes: int = _setting(
         262144, LIMITS, whole(0, 2**31 - 1), "Unread body that is drained before closing.")
 
@@ -163,6 +178,12 @@ class Config:
             raise ConfigError(
                 f"{' and '.join(ways)} contradict each other: "
                 "give one of them, or every address by bind"
+            )
+        if self.uds is not None and self.uds[0] in "@\0" and (
+                self.uds_owner is not None or self.uds_mode != 0o666):
+            raise ConfigError(
+                f"uds={self.uds!r} is an abstract socket, which has no file, so neither "
+                "uds_mode nor uds_owner: leave them out, or give a path"
             )
         if self.max_target_bytes > self.max_head_bytes:
             raise ConfigError(
@@ -219,6 +240,7 @@ ENGINE_SETTINGS = (
     "decompress_requests",
     "max_decompression_ratio",
     "max_pipelined",
+    "when_full",
     "lingering_close_s",
     "lingering_close_bytes",
 )

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastserve import log
 from fastserve.config import Config
+from fastserve.descriptors import connections_allowed
 from fastserve.errors import ConfigError, StartupError
 from fastserve.listeners import Listener, open_listeners
 from fastserve.target import user_traceback
@@ -123,7 +124,11 @@ class Worker:
 
     def _engine(self, loop: asyncio.AbstractEventLoop) -> Engine:
         self.app.blocking_pool.threads = self.config.blocking_threads
-        return self.app.build_engine(loop, **self.config.engine_limits())
+        return self.app.build_engine(
+            loop,
+            max_connections=connections_allowed(self.config.max_connections),
+            **self.config.engine_limits(),
+        )
 
     async def _start_up(self, stack: contextlib.AsyncExitStack) -> None:
         try:
@@ -145,10 +150,7 @@ class Worker:
         gc.freeze()     # what start-up made stays: no collection need look at it again
         self._tick(loop, engine)
         for listener in self.listeners:
-            if listener.is_tcp:
-                engine.listen(listener.socket)
-            else:
-                engine.listen_on_loop(listener.socket)
+            engine.listen(listener.socket)
         self.started = True
         where = ", ".join(listener.label for listener in self.listeners)
         logger.info("listening on %s (pid %d)", where, os.getpid())

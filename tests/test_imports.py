@@ -20,14 +20,15 @@ FLOORS = {
     "app": APPLICATION, "binding": APPLICATION, "blocking": APPLICATION,
     "decompress": APPLICATION, "forms": APPLICATION,
     "middleware": APPLICATION, "routing": APPLICATION,
-    "listeners": PROCESS, "log": PROCESS, "target": PROCESS, "worker": PROCESS,
+    "descriptors": PROCESS, "listeners": PROCESS, "log": PROCESS, "target": PROCESS,
+    "worker": PROCESS,
     "__init__": DOORS, "__main__": DOORS, "cli": DOORS, "testing": DOORS,
 }
 # Inside the wire floor: each room may know those before it.
 WIRE_ORDER = [
     "plan", "buffer", "scan", "parser", "httptools_parser", "runner", "router", "system",
-    "transport",
-    "multidict", "messages", "serializer", "protocol",
+    "transport", "acceptor",
+    "multidict", "messages", "outgoing", "serializer", "protocol",
 ]
 # App.run() is the one step up: the application starts the process that serves it.
 EXCEPTIONS = {("app", "worker")}
@@ -36,7 +37,7 @@ FORBIDDEN = {
     APPLICATION: {"socket", "signal", "uvloop", "click", "multiprocessing"},
     PROCESS: {"click"},
 }
-ASYNCIO_ON_THE_WIRE = {"protocol", "transport", "runner"}
+ASYNCIO_ON_THE_WIRE = {"outgoing", "protocol", "transport", "runner"}
 OPTIONAL = [
     "click", "uvloop", "httptools", "h11", "httpx", "anyio", "jinja2", "msgspec",
     "prometheus_client", "python_multipart", "brotli", "backports.zstd", "watchfiles", "redis",

@@ -10,6 +10,7 @@ class Plan:
     max_body_bytes: int
     cancel_on_disconnect: bool
     decompress_requests: bool
+    exempt: bool
     def __init__(
         self,
         handler: Callable[..., Any],
@@ -21,5 +22,6 @@ class Plan:
         route: Any = ...,
         max_body_bytes: int | None = ...,
         cancel_on_disconnect: bool = ...,
+        exempt: bool = ...,
     ) -> None: ...
     def invoke(self, request: Any, values: tuple[Any, ...]) -> Any: ...
