@@ -19,7 +19,8 @@ cdef class Connection(Protocol):
     cdef int send_interim(self, Request request, bytes message) except -1   # a 1xx, in its turn
 
 cdef enum:
-    BODY_HIGH = 64 * 1024       # of a body nobody takes: reading pauses from here on
+    BODY_HIGH = 160 * 1024      # of a body nobody takes: reading pauses from here on; more than one
+                                # read, so that it does not pause for a handler that keeps up
 
 cdef class Body:
     # A body that is still arriving: filled by the connection, emptied by the handler.
