@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import random
 import re
 import subprocess
 import sys
@@ -13,6 +14,16 @@ import httpx
 import pytest
 
 ROOT = Path(__file__).parent.parent
+
+
+def address_of(process: subprocess.Popen) -> str:
+    """The URL that a started server says it listens on."""
+    said = ""
+    for line in process.stderr:
+        said += line
+        if found := re.search(r"listening on (http://[\d.]+:\d+)", line):
+            return found[1]
+    pytest.fail(f"the server did not start: {said}")
 
 
 @pytest.fixture(scope="module", params=["native", "httptools"])
@@ -27,12 +38,7 @@ def server(request):
         stderr=subprocess.PIPE,
         text=True,
     )
-    line = process.stderr.readline()
-    found = re.search(r"http://[\d.]+:\d+", line)
-    if not found:
-        process.kill()
-        pytest.fail(f"the server did not start: {line}{process.communicate()[1]}")
-    yield found[0]
+    yield address_of(process)
     process.terminate()
     _, rest = process.communicate(timeout=30)
     assert process.returncode == 0, rest
@@ -143,9 +149,7 @@ def uploads():
         stderr=subprocess.PIPE,
         text=True,
     )
-    found = re.search(r"http://[\d.]+:\d+", process.stderr.readline())
-    assert found, process.communicate()[1]
-    yield found[0]
+    yield address_of(process)
     process.terminate()
     _, rest = process.communicate(timeout=30)
     assert process.returncode == 0, rest
@@ -156,7 +160,7 @@ def test_curl_sends_forms_and_files(uploads, needs, tmp_path):
     """`curl -F` and `curl -T`, with files on disk on both sides, and compressed by gzip."""
     curl = needs("curl")
     picture = tmp_path / "caf\u00e9 ;.png"
-    picture.write_bytes(b"\x89PNG" + bytes(range(256)) * 40_000)
+    picture.write_bytes(b"\x89PNG" + random.Random(7).randbytes(10_000_000))
     digest = hashlib.sha256(picture.read_bytes()).hexdigest()
     size = picture.stat().st_size
     form = ("-F", "title=Holiday;type=text/plain", "-F", f'photo=@"{picture}"')
