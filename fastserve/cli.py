@@ -61,10 +61,15 @@ def _option(setting: dataclasses.Field[Any]) -> GroupedOption:
     elif about["choices"]:
         kind = click.Choice(about["choices"])
     text = about["help"]
+    flag = "--" + setting.name.replace("_", "-")
+    if kind is bool:
+        return GroupedOption(
+            [f"{flag}/--no-{flag[2:]}", setting.name], default=None, help=text,
+            group=about["group"])
     if shown not in (None, ()):
         text = f"{text} [{shown}]"
     return GroupedOption(
-        ["--" + setting.name.replace("_", "-"), setting.name],
+        [flag, setting.name],
         type=kind,
         multiple=several,
         default=None,

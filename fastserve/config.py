@@ -64,6 +64,12 @@ def one_of(*choices: str) -> Check:
     return check
 
 
+def yes_or_no(name: str, value: Any) -> None:
+    """True or False."""
+    if not isinstance(value, bool):
+        raise _fail(name, value, "must be True or False")
+
+
 def text(name: str, value: Any) -> None:
     """Some text without control characters."""
     if not isinstance(value, str) or not value:
@@ -124,6 +130,8 @@ class Config:
     tasks: str = _choice("direct", SERVER, ("direct", "asyncio"), "How async handlers run.")
     blocking_threads: int = _setting(
         40, SERVER, whole(1, 10_000), "Threads for handlers marked @blocking.")
+    decompress_requests: bool = _setting(
+        False, SERVER, yes_or_no, "Decode request bodies sent with gzip, deflate, br or zstd.")
     log_level: str = _choice("info", SERVER, LOG_LEVELS, "What to log.")
 
     max_head_bytes: int = _setting(32768, LIMITS, whole(256, 2**24), "Request line and headers.")
@@ -136,6 +144,14 @@ class Config:
         4096, LIMITS, whole(0, 2**24), "Chunk extensions of one body.")
     max_trailer_bytes: int = _setting(8192, LIMITS, whole(0, 2**24), "The trailers of one body.")
     max_trailers: int = _setting(32, LIMITS, whole(0, 10_000), "Trailer lines of one body.")
+    max_form_fields: int = _setting(1000, LIMITS, whole(0), "Text fields of one form.")
+    max_form_files: int = _setting(100, LIMITS, whole(0), "Files of one form.")
+    max_form_field_bytes: int = _setting(
+        1048576, LIMITS, whole(0), "The text fields of one form together.")
+    form_memory_bytes: int = _setting(
+        1048576, LIMITS, whole(0), "Files of one form kept in memory; more goes to disk.")
+    max_decompression_ratio: int = _setting(
+        100, LIMITS, whole(1, 10_000), "Times that a request body may grow when decoded.")
     max_pipelined: int = _setting(
         16, LIMITS, whole(1, 10_000), "Requests of one connection under way at once.")
     max_in_flight: int = _setting(
@@ -229,7 +245,7 @@ class Config:
         return cls(**values)
 
     def engine_limits(self) -> dict[str, Any]:
-        """What the Engine takes as keywords."""
+        """What App.build_engine() takes as keywords."""
         return {name: getattr(self, name) for name in ENGINE_SETTINGS}
 
 
@@ -244,6 +260,12 @@ ENGINE_SETTINGS = (
     "max_chunk_extension_bytes",
     "max_trailer_bytes",
     "max_trailers",
+    "max_form_fields",
+    "max_form_files",
+    "max_form_field_bytes",
+    "form_memory_bytes",
+    "decompress_requests",
+    "max_decompression_ratio",
     "max_pipelined",
     "when_full",
     "max_in_flight",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
+import hashlib
+import random
 import re
 import subprocess
 import sys
@@ -11,6 +14,16 @@ import httpx
 import pytest
 
 ROOT = Path(__file__).parent.parent
+
+
+def address_of(process: subprocess.Popen) -> str:
+    """The URL that a started server says it listens on."""
+    said = ""
+    for line in process.stderr:
+        said += line
+        if found := re.search(r"listening on (http://[\d.]+:\d+)", line):
+            return found[1]
+    pytest.fail(f"the server did not start: {said}")
 
 
 @pytest.fixture(scope="module", params=["native", "httptools"])
@@ -25,12 +38,7 @@ def server(request):
         stderr=subprocess.PIPE,
         text=True,
     )
-    line = process.stderr.readline()
-    found = re.search(r"http://[\d.]+:\d+", line)
-    if not found:
-        process.kill()
-        pytest.fail(f"the server did not start: {line}{process.communicate()[1]}")
-    yield found[0]
+    yield address_of(process)
     process.terminate()
     _, rest = process.communicate(timeout=30)
     assert process.returncode == 0, rest
@@ -127,3 +135,56 @@ def test_a_server_sent_nonsense_lives(server):
                 pass
 
     assert httpx.get(server).text == "Hello, World!"
+
+
+@pytest.fixture(scope="module")
+def uploads():
+    """`fastserve run examples/upload.py --decompress-requests` on a port of its own."""
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "fastserve", "run", "examples/upload.py", "--port", "0"),
+            *("--decompress-requests", "--form-memory-bytes", "1000"),
+        ],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    yield address_of(process)
+    process.terminate()
+    _, rest = process.communicate(timeout=30)
+    assert process.returncode == 0, rest
+    assert "Traceback" not in rest
+
+
+def test_curl_sends_forms_and_files(uploads, needs, tmp_path):
+    """`curl -F` and `curl -T`, with files on disk on both sides, and compressed by gzip."""
+    curl = needs("curl")
+    picture = tmp_path / "caf\u00e9 ;.png"
+    picture.write_bytes(b"\x89PNG" + random.Random(7).randbytes(10_000_000))
+    digest = hashlib.sha256(picture.read_bytes()).hexdigest()
+    size = picture.stat().st_size
+    form = ("-F", "title=Holiday;type=text/plain", "-F", f'photo=@"{picture}"')
+    shown = f'"name":"{picture.name}","bytes":{size},"type":"image/png","is_png":true}}'
+
+    assert output_of(curl, "-sS", *form, f"{uploads}/form") == f'{{"title":"Holiday",{shown}'
+    assert f'"photo":"{digest}"' in output_of(curl, "-sS", *form, f"{uploads}/parts")
+    assert output_of(curl, "-sS", "-T", str(picture), f"{uploads}/count") == f'{{"bytes":{size}}}'
+    packed = tmp_path / "packed"
+    packed.write_bytes(gzip.compress(picture.read_bytes()))
+    assert output_of(
+        *(curl, "-sS", "-H", "Content-Encoding: gzip", "--data-binary", f"@{packed}"),
+        f"{uploads}/count",
+    ) == f'{{"bytes":{size}}}'
+
+
+def test_httpx_sends_forms_and_files(uploads):
+    """multipart as httpx writes it, and urlencoded, where there is no photo."""
+    with httpx.Client(base_url=uploads) as client:
+        files = {"photo": ("a.png", b"\x89PNG" * 1000, "image/png")}
+        reply = client.post("/form", data={"title": "Holiday"}, files=files)
+        assert reply.json() == {
+            "title": "Holiday", "name": "a.png", "bytes": 4000, "type": "image/png",
+            "is_png": True,
+        }
+        assert client.post("/form", data={"photo": "x"}).status_code == 400
+        assert client.post("/form", content=b"x" * 200_000_000).status_code in (413, 415)

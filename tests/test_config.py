@@ -32,6 +32,7 @@ def test_a_config_cannot_be_changed():
         ("graceful_timeout_s", -1), ("graceful_timeout_s", "30"),
         ("lingering_close_s", float("nan")),
         ("blocking_threads", 0), ("fd", -1), ("uds", ""), ("uds_mode", 0o1000),
+        ("max_form_fields", -1), ("max_decompression_ratio", 0), ("decompress_requests", 1),
         ("uds", "\0"), ("uds", "a\0b"), ("uds", "\0a\n"), ("uds_owner", ""), ("uds_owner", 1000),
         ("max_connections", 0), ("when_full", "explode"),
         ("max_pipelined", 0),
@@ -89,8 +90,11 @@ def test_every_setting_has_a_group_a_check_and_a_help_text():
 
 def test_limits_and_times_carry_their_unit_in_the_name():
     """bytes, seconds, or a plain count."""
-    counts = {"max_connections", "when_full", "max_headers", "max_trailers", "max_pipelined",
-            "max_in_flight", "max_queued", "body_min_rate_bytes_s"}
+    counts = {
+        "max_connections", "when_full", "max_headers", "max_trailers", "max_pipelined",
+        "max_in_flight", "max_queued", "body_min_rate_bytes_s", "max_form_fields", "max_form_files",
+        "max_decompression_ratio",
+    }
     for setting in dataclasses.fields(Config):
         if setting.metadata["group"] in ("Limits", "Time") and setting.name not in counts:
             assert setting.name.endswith(("_bytes", "_s")), setting.name

@@ -19,6 +19,7 @@ FLOORS = {
     "_speedups": WIRE,
     "files": APPLICATION, "mediatypes": APPLICATION,
     "app": APPLICATION, "binding": APPLICATION, "blocking": APPLICATION,
+    "decompress": APPLICATION, "forms": APPLICATION,
     "middleware": APPLICATION, "routing": APPLICATION,
     "descriptors": PROCESS, "listeners": PROCESS, "log": PROCESS, "target": PROCESS,
     "worker": PROCESS,
@@ -41,7 +42,8 @@ FORBIDDEN = {
 ASYNCIO_ON_THE_WIRE = {"outgoing", "protocol", "transport", "runner"}
 OPTIONAL = [
     "click", "uvloop", "httptools", "h11", "httpx", "anyio", "jinja2", "msgspec",
-    "prometheus_client", "multipart", "watchfiles", "redis", "websockets", "wsproto",
+    "prometheus_client", "python_multipart", "brotli", "backports.zstd", "watchfiles", "redis",
+    "websockets", "wsproto",
 ]
 
 CYTHON_IMPORT = re.compile(

@@ -588,17 +588,17 @@ def test_a_body_nobody_takes_pauses_reading(loop):
 
     bench = Bench(app, loop, "fake")
     link = bench.connect()
-    link.send(b"POST /hold HTTP/1.1\r\nHost: a\r\nContent-Length: 200000\r\n\r\n", b"x" * 50_000)
+    link.send(b"POST /hold HTTP/1.1\r\nHost: a\r\nContent-Length: 400000\r\n\r\n", b"x" * 50_000)
     assert link.transport.reading
-    link.send(b"x" * 100_000)
+    link.send(b"x" * 200_000)
     assert not link.transport.reading
 
     app.state.gates["hold"].set_result(None)
     bench.turn()
     assert link.transport.reading
-    link.send(b"x" * 50_000)
+    link.send(b"x" * 150_000)
 
-    assert link.reply().body == b"200000"
+    assert link.reply().body == b"400000"
     bench.close()
 
 
