@@ -268,7 +268,8 @@ def test_a_unix_socket_is_given_to_the_owner_asked_for(listen, tmp_path):
 
 @pytest.mark.parametrize(
     ("owner", "says"),
-    [("no-such-user", "there is no user 'no-such-user'"), (":no-such", "there is no group 'no-such'"),
+    [("no-such-user", "there is no user 'no-such-user'"),
+     (":no-such", "there is no group 'no-such'"),
      ("root:", "must be USER, USER:GROUP or :GROUP"), (":", "must be USER"),
      ("4294967295", "there is no user '4294967295'")])
 def test_an_owner_that_cannot_be_is_refused_and_leaves_no_file(listen, tmp_path, owner, says):

@@ -8,9 +8,10 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport uint32_t
 
 from fastserve._speedups.system cimport (
-    EPOLLET, EPOLLIN, EPOLLRDHUP, MSG_NOSIGNAL, SHUT_WR, c_close, c_errno, c_shutdown, fs_accept,
+    EPOLLIN, EPOLLRDHUP, MSG_NOSIGNAL, SHUT_WR, c_close, c_errno, c_shutdown, fs_accept,
     fs_next_may_do, recv, send, try_again)
-from fastserve._speedups.transport cimport LogRation, Poller, SocketTransport, Watcher
+from fastserve._speedups.transport cimport (
+    LogRation, Poller, Protocol, Watcher, open_transport)
 
 cdef enum:
     ACCEPTS_PER_TURN = 64
@@ -169,21 +170,13 @@ cdef class Acceptor(Watcher):
 
     cdef int open_raw(self, int fd) except -1:
         cdef Poller poller = self.admission.poller
-        cdef SocketTransport transport = SocketTransport.__new__(SocketTransport)
+        cdef Protocol protocol
         try:
-            transport.protocol = poller.factory.make()
+            protocol = poller.factory.make()
         except BaseException:
             c_close(fd)
             raise
-        transport.fd = fd
-        transport.poller = poller
-        transport.reading = True
-        try:
-            transport.protocol.connected(transport)
-            poller.watch(transport, EPOLLIN | EPOLLRDHUP | EPOLLET)
-        except BaseException:
-            transport.abort()
-            raise
+        open_transport(poller, fd, protocol)
         return 0
 
     cdef int rest(self, int code) except -1:

@@ -2,7 +2,7 @@ from collections.abc import Callable
 from socket import socket
 from typing import Any
 
-from fastserve._speedups.messages import Request
+from fastserve._speedups.messages import Address, Request
 from fastserve._speedups.router import Router
 
 class Engine:
@@ -15,6 +15,7 @@ class Engine:
     app:               what request.app gives
     http:              "native" or "httptools"
     tasks:             "direct" or "asyncio"
+    forwarded:         a fastserve.proxy.ForwardedFields, where proxies are trusted
     max_connections:   open at once, over any transport; 0 for any number
     when_full:         "wait" (in the kernel's queue) or "reject" (with a 503)
     """
@@ -23,6 +24,7 @@ class Engine:
     connections: int        # open connections
     requests_in_flight: int # begun and not yet answered
     requests_total: int
+    opening: set[Any]       # what stands for connections that are not open yet; they count
     def __init__(
         self,
         loop: Any,
@@ -49,6 +51,7 @@ class Engine:
         use_epoll: bool = ...,
         clock: Callable[[], float] = ...,
         wall_clock: Callable[[], float] = ...,
+        forwarded: Any = ...,
     ) -> None: ...
     def tick(self) -> None:
         """Once a second: render the Date header, run due deadlines."""
@@ -65,7 +68,27 @@ class Engine:
         """Close idle connections now and every other one behind its last response."""
     def abort(self) -> None:
         """Cancel the handlers still running and drop every connection."""
-    def protocol(self) -> Any:
-        """A new connection for a transport of the loop (the protocol factory)."""
+    def listen_for(self, listener: socket, accepted: Callable[[socket], object]) -> None:
+        """Give each connected socket of a listening one to `accepted`, not blocking."""
+    def opening_ended(self, opening: object) -> None:
+        """Take something out of `opening`: it is a connection now, or none will come of it."""
+    def adopt(
+        self,
+        sock: socket,
+        peer: Address | None = ...,
+        *,
+        encrypted: bool = ...,
+        received: bytes = ...,
+    ) -> None:
+        """Serve a connected, non-blocking socket, which becomes the engine's.
+
+        received:  what was read from it already; peer, encrypted: as for protocol()
+        """
+    def protocol(self, peer: Address | None = ..., *, encrypted: bool = ...) -> Any:
+        """A new connection for a transport of the loop (the protocol factory).
+
+        peer:       who the client is, where a PROXY header told: an Address
+        encrypted:  the client spoke TLS to whoever wrote that
+        """
     def close(self) -> None:
         """Give the poller and buffers back; the engine cannot be used again."""

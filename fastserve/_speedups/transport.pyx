@@ -19,6 +19,7 @@
 import logging
 import os
 import socket
+import struct
 import time
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -146,11 +147,17 @@ cdef class Channel(Watcher):
     cdef int abort(self) except -1:
         raise NotImplementedError
 
+    cdef int reset(self) except -1:
+        return self.abort()
+
     cdef object peer(self):
         return None
 
     cdef bint encrypted(self):
         return False
+
+    cdef object tls(self):
+        return None
 
 
 cdef class LoopChannel(Channel):
@@ -200,6 +207,9 @@ cdef class LoopChannel(Channel):
 
     cdef bint encrypted(self):
         return self.transport.get_extra_info("sslcontext") is not None
+
+    cdef object tls(self):
+        return self.transport.get_extra_info("ssl_object")
 
 
 cdef inline uint64_t event_key(Watcher watcher) noexcept:
@@ -663,6 +673,15 @@ cdef class SocketTransport(Channel):
     cdef int abort(self) except -1:
         return self.lose()
 
+    cdef int reset(self) except -1:
+        if self.fd >= 0:
+            view = socket.socket(fileno=self.fd)
+            try:
+                view.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            finally:
+                view.detach()
+        return self.lose()
+
     cdef int fail(self, int code) except -1:
         # The protocol may be in the middle of something: tell it afterwards.
         if self.error is None:
@@ -697,3 +716,18 @@ cdef class SocketTransport(Channel):
             finally:
                 view.detach()
         return self.address
+
+
+cdef SocketTransport open_transport(Poller poller, int fd, Protocol protocol):
+    cdef SocketTransport transport = SocketTransport.__new__(SocketTransport)
+    transport.fd = fd
+    transport.poller = poller
+    transport.reading = True
+    transport.protocol = protocol
+    try:
+        protocol.connected(transport)
+        poller.watch(transport, EPOLLIN | EPOLLRDHUP | EPOLLET)
+    except BaseException:
+        transport.lose()    # nobody would ever read from it
+        raise
+    return transport
