@@ -122,9 +122,9 @@ cdef class Engine(ProtocolFactory):
     cdef set alive                  # every open connection
     cdef dict lingering             # connection -> when to give up on it
     cdef list later                 # connections whose turn was cut short
-    cdef readonly set opening       # what stands for connections that are not open yet
-    cdef Admission admission
     cdef object forwarded           # what the connections begin with
+    cdef set opening                # tasks in which transports of the loop open
+    cdef Admission admission
     cdef public bint draining
     cdef readonly Py_ssize_t requests_in_flight
     cdef readonly Py_ssize_t requests_total

@@ -24,7 +24,6 @@ class Engine:
     connections: int        # open connections
     requests_in_flight: int # begun and not yet answered
     requests_total: int
-    opening: set[Any]       # what stands for connections that are not open yet; they count
     def __init__(
         self,
         loop: Any,
@@ -70,8 +69,6 @@ class Engine:
         """Cancel the handlers still running and drop every connection."""
     def listen_for(self, listener: socket, accepted: Callable[[socket], object]) -> None:
         """Give each connected socket of a listening one to `accepted`, not blocking."""
-    def opening_ended(self, opening: object) -> None:
-        """Take something out of `opening`: it is a connection now, or none will come of it."""
     def adopt(
         self,
         sock: socket,

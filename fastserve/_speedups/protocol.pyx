@@ -27,7 +27,8 @@ from fastserve._speedups.router cimport MATCH_FOUND, MATCH_MALFORMED, release_pa
 from fastserve._speedups.runner cimport RAISED, RETURNED, SUSPENDED, Outcome
 from fastserve._speedups.serializer cimport (
     CHUNKED, PERSIST_NOT, PERSIST_SAID, PERSIST_SILENT, UNTIL_CLOSE)
-from fastserve._speedups.transport cimport Channel, LoopChannel, Protocol, open_transport
+from fastserve._speedups.transport cimport (
+    Channel, LoopChannel, LogRation, Protocol, open_transport)
 
 from fastserve.errors import ClientDisconnect, HTTPError
 
@@ -900,10 +901,9 @@ cdef class Engine(ProtocolFactory):
                  max_head_bytes=32 * 1024, max_field_bytes=8 * 1024, max_headers=100,
                  max_target_bytes=8 * 1024, max_body_bytes=1024 * 1024,
                  max_chunk_extension_bytes=4 * 1024, max_trailer_bytes=8 * 1024, max_trailers=32,
-                 max_pipelined=16, max_connections=0, when_full="wait",
-                 lingering_close_s=2.0, lingering_close_bytes=256 * 1024,
-                 bint use_epoll=True, clock=time.monotonic, wall_clock=time.time,
-                 forwarded=None):
+                 max_pipelined=16, max_connections=0, when_full="wait", lingering_close_s=2.0,
+                 lingering_close_bytes=256 * 1024, bint use_epoll=True, clock=time.monotonic,
+                 wall_clock=time.time, forwarded=None):
         limits = {
             "max_head_bytes": max_head_bytes, "max_field_bytes": max_field_bytes,
             "max_headers": max_headers, "max_target_bytes": max_target_bytes,
@@ -934,9 +934,9 @@ cdef class Engine(ProtocolFactory):
         self.lingering = {}
         self.later = []
         self.opening = set()
+        self.forwarded = forwarded
         self.admission = Admission(
             self.poller, max_connections, OVERLOADED if when_full == "reject" else None)
-        self.forwarded = forwarded
         self.max_body_bytes = max_body_bytes
         self.max_pipelined = max_pipelined
         self.lingering_close_s = lingering_close_s
@@ -995,12 +995,6 @@ cdef class Engine(ProtocolFactory):
 
         self.admission.listen(listener, hand_over)
 
-    def opening_ended(self, opening):
-        """Take something out of `opening`: it is a connection now, or none will come of it."""
-        self.opening.discard(opening)
-        if self.admission.waits:
-            self.admission.departed()
-
     def tick(self):
         """Once a second: render the Date header and end what lingered long enough."""
         self.serializer.set_time(self.wall_clock())
@@ -1028,7 +1022,9 @@ cdef class Engine(ProtocolFactory):
             task.add_done_callback(opened)
 
         def opened(task):
-            self.opening_ended(task)
+            self.opening.discard(task)
+            if self.admission.waits:
+                self.admission.departed()
             if not task.cancelled() and task.exception() is not None:
                 logger.debug("a connection did not open: %r", task.exception())
 
