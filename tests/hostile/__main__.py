@@ -17,14 +17,15 @@ ROWS = {
 
 def main() -> int:
     """Read the arguments, run the rows."""
-    about = "\n".join(f"{name:4} {(row.__doc__ or '').splitlines()[0]}" for name, row in ROWS.items())
+    about = "\n".join(
+        f"{name:4} {(row.__doc__ or '').splitlines()[0]}" for name, row in ROWS.items())
     parser = argparse.ArgumentParser(
         prog="python -m tests.hostile", description="Attack a server and count.", epilog=about,
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows", nargs="+", choices=[*ROWS, "all"], metavar="ROW")
     parser.add_argument("--full", action="store_true", help="at full size, with the defaults")
     given = parser.parse_args()
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     failed = 0
     for name in ROWS if "all" in given.rows else given.rows:

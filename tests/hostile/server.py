@@ -29,7 +29,7 @@ class Server:
         self.files = files
 
     def __enter__(self) -> Server:
-        self._log = tempfile.NamedTemporaryFile(suffix=".log")  # noqa: SIM115
+        self._log = tempfile.NamedTemporaryFile(suffix=".log")
         with contextlib.ExitStack() as stack:
             if self.files is not None:
                 before = resource.getrlimit(resource.RLIMIT_NOFILE)

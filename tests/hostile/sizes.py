@@ -203,7 +203,8 @@ def g6(report: Report) -> None:
             polite = Counter(upload(server.address, head, piece, True) for _ in range(runs))
             report.require(what, dict(polite), polite[str(status)] == runs,
                            f"{status} in {runs} of {runs}")
-            stubborn = Counter(upload(server.address, head, piece, False) for _ in range(runs // 10))
+            stubborn = Counter(
+                upload(server.address, head, piece, False) for _ in range(runs // 10))
             report.count("    to a client that does not look before it has sent all",
                          dict(stubborn))
         left = server.wait_for_descriptors(before, 10)

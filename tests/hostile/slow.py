@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Generator
 from dataclasses import dataclass
 
 from tests.hostile.bystanders import Seen, elsewhere, keep_asking
@@ -64,23 +65,28 @@ def slow_head(client: Client, each_s: float) -> Script:
         yield from drip(client, HEAD, each_s)
 
 
+def be_answered(client: Client) -> Generator[tuple[int, float], int, bool]:
+    """Connect, ask, read the answer and forget it."""
+    if not (yield from client.opened()) or not (yield from client.send(get("/"))):
+        return False
+    answered = yield from client.read(whole_reply, 30)
+    client.received.clear()
+    return answered
+
+
 def idle(client: Client, each_s: float) -> Script:
     """One request, and then nothing."""
-    if (yield from client.opened()) and (yield from client.send(get("/"))):
-        if (yield from client.read(whole_reply, 30)):
-            client.begun_s = time.monotonic()
-            client.received.clear()
-            yield from client.pause(3600)
+    if (yield from be_answered(client)):
+        client.begun_s = time.monotonic()
+        yield from client.pause(3600)
 
 
 def one_byte_more(client: Client, each_s: float) -> Script:
     """One request, then the first byte of a second."""
-    if (yield from client.opened()) and (yield from client.send(get("/"))):
-        if (yield from client.read(whole_reply, 30)):
-            client.received.clear()
-            yield from client.send(b"G")
-            client.begun_s = time.monotonic()
-            yield from client.pause(3600)
+    if (yield from be_answered(client)):
+        yield from client.send(b"G")
+        client.begun_s = time.monotonic()
+        yield from client.pause(3600)
 
 
 def slow_body(client: Client, each_s: float) -> Script:
@@ -234,8 +240,8 @@ def o3(report: Report) -> None:
         each = (highest - rss) / count
         report.require("slow readers", dict(swarm.outcomes()),
                        swarm.outcomes()["still read"] == count, "all still read")
-        report.count("each has read, KB, median",
-                     percentile([client.notes.get("read", 0) / 1e3 for client in swarm.clients], 0.5))
+        amounts = [client.notes.get("read", 0) / 1e3 for client in swarm.clients]
+        report.count("each has read, KB, median", percentile(amounts, 0.5))
         report.require("RSS for each, KB", each / 1024, each <= 128 * 1024, "at most 128")
         report.require("others", dict(seen.outcomes), set(seen.outcomes) == {"200"}, "200 only")
         report.measure("their p99, ms", f"{quiet.p99_ms:.1f} before, {seen.p99_ms:.1f} beside",
