@@ -20,7 +20,13 @@ class Seen:
     """What the bystanders saw: latencies of the answered, and how the others ended."""
 
     latencies_s: list[float] = field(default_factory=list)
+    worst: tuple[float, float] = (0.0, 0.0)     # the longest, and when it began
     outcomes: Counter[str] = field(default_factory=Counter)
+
+    def told_worst(self, since_s: float) -> str:
+        """The longest wait, and when it was."""
+        took, begun = self.worst
+        return f"{1000 * took:.1f}, after {begun - since_s:.1f} s"
 
     @property
     def p99_ms(self) -> float:
@@ -46,7 +52,9 @@ def keep_asking(
             if not (yield from client.read(whole_reply, 30)):
                 return
             seen.outcomes[str(client.status)] += 1
-            seen.latencies_s.append(time.monotonic() - begun)
+            took = time.monotonic() - begun
+            seen.latencies_s.append(took)
+            seen.worst = max(seen.worst, (took, begun))
             if not (yield from client.pause(pause_s)):
                 return
         client.outcome = "done"

@@ -108,6 +108,11 @@ class Server:
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
+    @property
+    def waited_s(self) -> float:
+        """How long it was ready to run and others had the processors."""
+        return int(Path(f"/proc/{self.pid}/schedstat").read_text().split()[1]) / 1e9
+
     def wait_for_descriptors(self, count: int, timeout_s: float) -> int:
         """How many are open when no more than `count` are, or the time is over."""
         deadline = time.monotonic() + timeout_s

@@ -158,7 +158,7 @@ def s2(report: Report) -> None:
         quiet: Seen = start(keep_asking, server.address, 100, 4, 0.1).result()
         before, rss, begun_cpu = server.descriptors, server.rss_bytes, server.cpu_s
         load = start(keep_asking, server.address, 100, seconds, 0.1)
-        begun = time.monotonic()
+        begun, waited = time.monotonic(), server.waited_s
         swarm = Swarm()
 
         def script(client: Client) -> Script:
@@ -193,6 +193,8 @@ def s2(report: Report) -> None:
                        "200 only")
         report.measure("their p99, ms", f"{quiet.p99_ms:.1f} quiet, {seen.p99_ms:.1f} attacked",
                        seen.p99_ms <= 1.5 * quiet.p99_ms, "x 1.5")
+        report.count("their longest wait, ms", seen.told_worst(begun))
+        report.count("the server waited for a processor, s", server.waited_s - waited)
         report.count("CPU of the server, share of a core, with the normal clients", own_s)
         grown = highest - rss
         report.require("RSS, MB more", grown / 1e6, grown <= 80e6, "80")
@@ -207,7 +209,7 @@ def o3(report: Report) -> None:
     with Server() as server, elsewhere() as start:
         keep_asking(server.address, 10, 1, 0.01)
         quiet: Seen = start(keep_asking, server.address, 20, 3, 0.05).result()
-        rss = server.rss_bytes
+        rss, begun, waited = server.rss_bytes, time.monotonic(), server.waited_s
         swarm = Swarm()
 
         def script(client: Client) -> Script:
@@ -244,5 +246,7 @@ def o3(report: Report) -> None:
         report.count("each has read, KB, median", percentile(amounts, 0.5))
         report.require("RSS for each, KB", each / 1024, each <= 128 * 1024, "at most 128")
         report.require("others", dict(seen.outcomes), set(seen.outcomes) == {"200"}, "200 only")
+        report.count("their longest wait, ms", seen.told_worst(begun))
+        report.count("the server waited for a processor, s", server.waited_s - waited)
         report.measure("their p99, ms", f"{quiet.p99_ms:.1f} before, {seen.p99_ms:.1f} beside",
                        seen.p99_ms <= max(1.5 * quiet.p99_ms, quiet.p99_ms + 5), "x 1.5 or 5 ms")
