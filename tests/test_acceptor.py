@@ -177,9 +177,9 @@ ERRORS = [
 @linux_only
 @pytest.mark.parametrize("code", ERRORS, ids=lambda code: errno.errorcode.get(code, str(code)))
 def test_accepting_goes_on_behind_every_error_of_accept4(faulty, code):
-    """libuv d185607a8: one failed accept ended the accepting. Nor does an error make it spin.
+    """libuv d185607a8, CVE-2026-46015: what went wrong once left clients in the queue for ever.
 
-    The client waits in the queue and is served within a second of the error's end.
+    Here they wait, without spinning, and are served within a second of the error's end.
     """
     server, faults = faulty
     before = faults.count
