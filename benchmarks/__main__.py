@@ -67,6 +67,13 @@ def _parser() -> argparse.ArgumentParser:
     count.add_argument("--tasks", help="passed on to the engine: direct or asyncio")
     count.add_argument("--output", type=Path, help="write the counts as JSON")
     count.add_argument("--profile", type=Path, help="keep the callgrind files in this directory")
+
+    from benchmarks.static import add_arguments
+
+    static = commands.add_parser("static", help="static files beside nginx, CPU per request")
+    static.add_argument(
+        "--cache", type=Path, default=DEFAULT_CACHE, help="where programs live (%(default)s)")
+    add_arguments(static)
     return parser
 
 
@@ -132,9 +139,16 @@ def _callgrind(options: argparse.Namespace) -> int:
     return count(options)
 
 
+def _static(options: argparse.Namespace) -> int:
+    from benchmarks.static import run
+
+    return run(options, options.cache)
+
+
 def main() -> int:
     options = _parser().parse_args()
-    actions = {"run": _run, "peers": _peers, "report": _report, "callgrind": _callgrind}
+    actions = {"run": _run, "peers": _peers, "report": _report, "callgrind": _callgrind,
+               "static": _static}
     return actions[options.action](options)
 
 

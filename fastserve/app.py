@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
+import os
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -93,7 +94,8 @@ class App:
     ) -> Callable[[Function], Function]:
         """Register a handler for these methods; `["*"]` is any method token.
 
-        options:  max_body_bytes=, cancel_on_disconnect=
+        options:  max_body_bytes=, handler_timeout_s= (0: none), cancel_on_disconnect= (default:
+                  a GET or HEAD is, any other runs to its end)
         """
         add = self._router.route(path, methods=methods, name=name, **options)
 
@@ -139,6 +141,45 @@ class App:
         with self._all_or_nothing():
             self._router.include(router, prefix=prefix)
 
+    def static(
+        self,
+        path: str,
+        directory: str | os.PathLike[str],
+        *,
+        name: str | None = None,
+        **options: Any,
+    ) -> None:
+        """Serve the files of a directory under a path: app.static("/assets", "assets").
+
+        directory:      relative to where the process runs; nothing outside of it is served
+        name:           for url_for(name, path="app.js"); the path when left out
+        index=          the file that a directory is, "index.html"; None for no such thing
+        redirect=       send a directory without the slash at its end to the one with it, True
+        fallback=       the file for whatever is not there, when the client asks for HTML by
+                        name, e.g. "index.html" of a single-page application; None for 404
+        precompressed=  send app.js.zst, .br or .gz for app.js where the client takes it, True
+        max_age_s=      how long a cache may keep a file; None to say nothing about it
+        immutable=      a regular expression of the names that never change their content, and
+                        may be kept for ever; the default finds a hash; None for none
+        hidden=         serve names that begin with a dot, too, False
+        symlinks=       follow links that stay inside of the directory, True
+        headers=        added to every file
+        Raises RouteError for a directory that cannot be served or an option that cannot be.
+        """
+        from fastserve.files import StaticFiles, StaticOptions
+
+        label = f"static {path!r}"
+        try:
+            chosen = StaticOptions(**options)
+            files = StaticFiles(directory, self.blocking_pool, chosen)
+        except (TypeError, ValueError) as error:
+            raise RouteError(f"{label}: {error}") from None
+        prefix = path.rstrip("/")
+        name = name or prefix.strip("/") or "static"
+        self.route(f"{prefix}/{{path:path}}", name=name)(files.shelf.get)
+        if prefix and chosen.redirect and chosen.index is not None:
+            self.route(prefix, name=f"{name} without slash")(files.without_slash)
+
     @property
     def routes(self) -> tuple[Route, ...]:
         """Every route, in the order of registration."""
@@ -174,8 +215,7 @@ class App:
             params,
             pool=self.blocking_pool,
             route=route,
-            max_body_bytes=route.max_body_bytes,
-            cancel_on_disconnect=route.cancel_on_disconnect,
+            options=route.options,
         )
 
     # --- middleware, exceptions, lifespan ------------------------------------------------
