@@ -1,11 +1,14 @@
 """config.py: one table of settings; a mistake names the setting, the value and the way out."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
 from fastserve.config import Config
 from fastserve.errors import ConfigError
+
+LIMITS = Path(__file__).parent.parent / "docs" / "limits.md"
 
 
 def test_the_defaults_are_a_server_on_localhost():
@@ -98,3 +101,23 @@ def test_limits_and_times_carry_their_unit_in_the_name():
     for setting in dataclasses.fields(Config):
         if setting.metadata["group"] in ("Limits", "Time") and setting.name not in counts:
             assert setting.name.endswith(("_bytes", "_s")), setting.name
+
+
+@pytest.mark.skipif(not LIMITS.exists(), reason="the documentation is in the checkout only")
+@pytest.mark.parametrize(
+    "setting",
+    [s for s in dataclasses.fields(Config) if s.metadata["group"] in ("Limits", "Time")],
+    ids=lambda setting: setting.name)
+def test_every_limit_and_deadline_is_documented(setting):
+    """docs/limits.md has a row for each, with its default."""
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in LIMITS.read_text().splitlines() if line.startswith("| ")]
+    found = [row for row in rows if f"`{setting.name}`" in row[-1]]
+
+    assert len(found) == 1
+    if isinstance(setting.default, (int, float)):
+        shown = setting.default
+        if setting.name.endswith("_bytes") and shown % 1024 == 0:
+            shown = f"{shown // 1024} KiB" if shown % 1024**2 else f"{shown // 1024**2} MiB"
+        assert str(shown).removesuffix(".0") in found[0][1]
