@@ -28,6 +28,7 @@ from fastserve._speedups.plan import Plan
 from fastserve.binding import bind, converter_overrides
 from fastserve.blocking import BlockingPool
 from fastserve.errors import ClientDisconnect, FastserveError, HTTPError, RouteError
+from fastserve.health import Health
 from fastserve.middleware import Middleware, check, surround
 from fastserve.routing import Claims, Route, Router, compile_routes
 
@@ -237,12 +238,17 @@ class App:
 
     # --- start-up ------------------------------------------------------------------------
 
-    def build_router(self) -> CompiledRouter:
-        """Compile every route; the application cannot be changed from here on."""
+    def build_router(self, health: Health | None = None) -> CompiledRouter:
+        """Compile every route; the application cannot be changed from here on.
+
+        health:  answers its paths where the application does not itself
+        """
         self._frozen = True
         pairs = self._plans
         if self._layers:
             pairs = [(route, self._surround(plan)) for route, plan in pairs]
+        if health is not None:
+            pairs = [*pairs, *health.plans(besides=self.routes)]
         router = compile_routes(pairs)
         if self._wants_fallbacks():
             router.not_found = self._surround(_fallback(_not_found))
@@ -256,18 +262,29 @@ class App:
         loop: AbstractEventLoop,
         *,
         on_error: OnError | None = None,
+        health_paths: bool = True,
         **settings: Any,
     ) -> Engine:
         """The engine that serves this application on a loop.
 
-        settings:  keywords of the Engine: limits, http=, tasks=
+        health_paths:  answer /-/live and /-/ready
+        settings:      keywords of the Engine: limits, http=, tasks=
         """
         from fastserve._speedups.protocol import (
             Engine,  # brings asyncio, which registering needs not
         )
 
-        return Engine(
-            loop, self.build_router(), app=self, on_error=on_error or self.handle_error, **settings)
+        health = Health() if health_paths else None
+        engine = Engine(
+            loop,
+            self.build_router(health),
+            app=self,
+            on_error=on_error or self.handle_error,
+            **settings,
+        )
+        if health is not None:
+            health.engine = engine
+        return engine
 
     def run(self, **settings: Any) -> None:
         """Serve until SIGINT or SIGTERM: app.run(host="0.0.0.0", port=8000).

@@ -110,6 +110,7 @@ cdef class Engine(ProtocolFactory):
     cdef list later                 # connections whose turn was cut short
     cdef list acceptors
     cdef object forwarded           # what the connections begin with
+    cdef readonly set opening       # whatever is accepted, and no connection yet
     cdef public bint draining
     cdef readonly Py_ssize_t requests_in_flight
     cdef readonly Py_ssize_t requests_total

@@ -96,6 +96,8 @@ cdef class HttpProtocol(Connection):
         if self.stage == STAGE_LINGER:
             return False
         self.leave_running()
+        if self.channel.encrypted():
+            return False    # TLS has no half-closed connections, and asyncio warns of the wish
         return self.first is not None or self.scheduled or self.writing_paused
 
     cpdef connection_lost(self, error):
@@ -726,6 +728,7 @@ cdef class Engine(ProtocolFactory):
         self.later = []
         self.acceptors = []
         self.forwarded = forwarded
+        self.opening = set()
         self.max_body_bytes = max_body_bytes
         self.max_pipelined = max_pipelined
         self.lingering_close_s = lingering_close_s
@@ -804,16 +807,19 @@ cdef class Engine(ProtocolFactory):
         def accepted(sock):
             task = self.loop.create_task(
                 self.loop.connect_accepted_socket(self.protocol, sock, **options))
-            opening.add(task)
+            self.opening.add(task)
             task.add_done_callback(opened)
 
         def opened(task):
-            opening.discard(task)
+            self.opening_ended(task)
             if not task.cancelled() and task.exception() is not None:
                 logger.debug("a connection did not open: %r", task.exception())
 
-        opening = set()
         self.listen_for(listener, accepted)
+
+    def opening_ended(self, opening):
+        """Something of `opening` became a connection, or never will."""
+        self.opening.discard(opening)
 
     def stop_listening(self):
         """Accept what is queued, then leave the listeners alone; they stay open."""
