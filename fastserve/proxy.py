@@ -62,7 +62,8 @@ class ForwardedFields:
     def from_config(cls, config: Config) -> ForwardedFields | None:
         """As the settings say; None where they trust nobody."""
         networks = Networks(config.forwarded_allow_ips)
-        return cls(networks, config.forwarded_headers) if networks else None
+        fields = tuple(config.forwarded_headers.split(","))
+        return cls(networks, fields) if networks else None
 
     def trusts(self, host: str) -> bool:
         """Whether a peer is to be believed; "" is the peer of a unix socket."""
