@@ -113,7 +113,7 @@ class Opening:
 
     def __init__(self, entrance: Entrance, sock: socket.socket) -> None:
         self.entrance = entrance
-        self.sock = sock
+        self.sock: Any = sock       # None once it is a transport's
         self.header = b""
         self.peer: Any = None
         self.reading = False
@@ -179,21 +179,26 @@ class Opening:
     def enter(self, source: Source) -> None:
         """Go on to TLS, or to the engine."""
         self.stop_reading()
-        entrance, peer = self.entrance, None if source.peer is None else Address(*source.peer)
+        entrance = self.entrance
         if entrance.certificates is None:
             self.leave()
             entrance.engine.adopt(
-                self.sock, peer, encrypted=source.encrypted, received=self.header)
+                self.sock, _address(source), encrypted=source.encrypted, received=self.header)
         elif self.header:
             self.drop("neither a PROXY header nor TLS")
         else:
-            self.task = entrance.loop.create_task(entrance.loop.connect_accepted_socket(
-                lambda: entrance.engine.protocol(peer, encrypted=source.encrypted),
-                self.sock,
-                ssl=entrance.certificates.context,
-                ssl_handshake_timeout=entrance.timeout_s,
-            ))
+            self.task = entrance.loop.create_task(self.shake_hands(entrance.certificates, source))
             self.task.add_done_callback(self.opened)
+
+    async def shake_hands(self, certificates: Certificates, source: Source) -> None:
+        entrance, peer = self.entrance, _address(source)
+        sock, self.sock = self.sock, None
+        await entrance.loop.connect_accepted_socket(
+            lambda: entrance.engine.protocol(peer, encrypted=source.encrypted),
+            sock,
+            ssl=certificates.context,
+            ssl_handshake_timeout=entrance.timeout_s,
+        )
 
     def opened(self, task: asyncio.Task[Any]) -> None:
         """The handshake is over."""
@@ -208,9 +213,9 @@ class Opening:
         self.entrance.complain(self.peer, reason)
         self.stop_reading()
         self.leave()
-        if self.task is None:
+        if self.sock is not None:
             self.sock.close()
-        else:
+        if self.task is not None:
             self.task.cancel()
 
     def stop_reading(self) -> None:
@@ -225,3 +230,7 @@ class Opening:
         if not self.over:
             self.over = True
             self.entrance.left(self)
+
+
+def _address(source: Source) -> Address | None:
+    return None if source.peer is None else Address(*source.peer)

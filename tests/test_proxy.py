@@ -264,8 +264,8 @@ def test_reading_forwarded_is_linear():
 
     for piece in (" ", "\t", ";", ",", "a", 'a="', '"', '\\"', "a=b;", "a=b,", 'a="\\a', "for=1.1.1.1 ,"):
         begun = time.process_time()
-        reader.read(Headers(piece * (1_000_000 // len(piece))))
-        reader.read(Headers('a="' + piece * (1_000_000 // len(piece)) + "\x00"))
+        reader.read(Headers(piece * (200_000 // len(piece))))
+        reader.read(Headers('a="' + piece * (200_000 // len(piece)) + "\x00"))
         assert time.process_time() - begun < 5     # quadratic would take hours
 
 
