@@ -72,6 +72,14 @@ def text(name: str, value: Any) -> None:
         raise _fail(name, value, "must not hold control characters")
 
 
+def secret(name: str, value: Any) -> None:
+    """Some text that is not shown."""
+    try:
+        text(name, value)
+    except ConfigError:
+        raise ConfigError(f"{name}: must be some text without control characters") from None
+
+
 def texts(name: str, value: Any) -> None:
     """A tuple of texts."""
     if not isinstance(value, tuple):
@@ -149,7 +157,7 @@ class Config:
     ssl_keyfile: str | None = _setting(
         None, TLS, text, "Its key, PEM, where it is not in the same file.", type=str)
     ssl_keyfile_password: str | None = _setting(
-        None, TLS, text, "What the keys are encrypted with.", type=str, secret=True)
+        None, TLS, secret, "What the keys are encrypted with.", type=str, secret=True)
     ssl_sni: tuple[str, ...] = _setting(
         (), TLS, texts, "Another certificate for clients that ask for HOST or *.DOMAIN; "
         "several are possible.", metavar="HOST=CERT[:KEY]")
