@@ -80,6 +80,12 @@ def secret(name: str, value: Any) -> None:
         raise ConfigError(f"{name}: must be some text without control characters") from None
 
 
+def socket_path(name: str, value: Any) -> None:
+    """A path; or an abstract name behind "@", or behind a NUL as the kernel has it."""
+    abstract = isinstance(value, str) and value.startswith("\0") and len(value) > 1
+    text(name, value[1:] if abstract and value[1:].isprintable() else value)
+
+
 def texts(name: str, value: Any) -> None:
     """A tuple of texts."""
     if not isinstance(value, tuple):
@@ -136,9 +142,12 @@ class Config:
     port: int = _setting(
         DEFAULT_PORT, LISTEN, whole(0, 65535), "Port to listen on; 0 takes a free one.")
     uds: str | None = _setting(
-        None, LISTEN, text, "Listen on a unix socket at this path instead.", type=str)
+        None, LISTEN, socket_path,
+        "Listen on a unix socket at this path instead; @NAME is an abstract one.", type=str)
     uds_mode: int = _setting(
         0o666, LISTEN, whole(0, 0o777), "Permissions of the unix socket, octal.", octal=True)
+    uds_owner: str | None = _setting(
+        None, LISTEN, text, "Owner of the unix socket: USER, USER:GROUP or :GROUP.", type=str)
     fd: int | None = _setting(
         None, LISTEN, whole(0), "Adopt this listening socket (file descriptor) instead.", type=int)
     bind: tuple[str, ...] = _setting(
@@ -204,6 +213,12 @@ class Config:
     max_trailers: int = _setting(32, LIMITS, whole(0, 10_000), "Trailer lines of one body.")
     max_pipelined: int = _setting(
         16, LIMITS, whole(1, 10_000), "Requests of one connection under way at once.")
+    max_connections: int | None = _setting(
+        None, LIMITS, whole(1, 2**24), "Connections open at once; all that open files allow.",
+        type=int)
+    when_full: str = _choice(
+        "wait", LIMITS, ("wait", "reject"),
+        "The connections above that wait in the queue, or are answered 503.")
     lingering_close_bytes: int = _setting(
         262144, LIMITS, whole(0, 2**31 - 1), "Unread body that is drained before closing.")
 
@@ -231,6 +246,12 @@ class Config:
             )
         self._check_tls()
         self._check_proxies()
+        if self.uds is not None and self.uds[0] in "@\0" and (
+                self.uds_owner is not None or self.uds_mode != 0o666):
+            raise ConfigError(
+                f"uds={self.uds!r} is an abstract socket, which has no file, so neither "
+                "uds_mode nor uds_owner: leave them out, or give a path"
+            )
         if self.max_target_bytes > self.max_head_bytes:
             raise ConfigError(
                 f"max_target_bytes={self.max_target_bytes} is more than "
@@ -323,6 +344,7 @@ ENGINE_SETTINGS = (
     "max_trailer_bytes",
     "max_trailers",
     "max_pipelined",
+    "when_full",
     "lingering_close_s",
     "lingering_close_bytes",
 )

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastserve import log
 from fastserve.config import Config
+from fastserve.descriptors import connections_allowed
 from fastserve.entrance import Entrance
 from fastserve.errors import ConfigError, StartupError
 from fastserve.listeners import Listener, open_listeners
@@ -144,6 +145,7 @@ class Worker:
             loop,
             health_paths=self.config.health_paths,
             forwarded=ForwardedFields.from_config(self.config),
+            max_connections=connections_allowed(self.config.max_connections),
             **self.config.engine_limits(),
         )
 
@@ -171,10 +173,8 @@ class Worker:
         for listener in self.listeners:
             if entrance.has_work:
                 engine.listen_for(listener.socket, entrance.accept)
-            elif listener.is_tcp:
-                engine.listen(listener.socket)
             else:
-                engine.listen_on_loop(listener.socket)
+                engine.listen(listener.socket)
         self.started = True
         where = ", ".join(listener.label for listener in self.listeners)
         if self.certificates is not None:

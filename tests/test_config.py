@@ -33,6 +33,8 @@ def test_a_config_cannot_be_changed():
         ("graceful_timeout_s", -1), ("graceful_timeout_s", "30"),
         ("lingering_close_s", float("nan")),
         ("blocking_threads", 0), ("fd", -1), ("uds", ""), ("uds_mode", 0o1000),
+        ("uds", "\0"), ("uds", "a\0b"), ("uds", "\0a\n"), ("uds_owner", ""), ("uds_owner", 1000),
+        ("max_connections", 0), ("when_full", "explode"),
         ("max_pipelined", 0),
         ("bind", (1,)), ("health_paths", "yes"), ("behind", "apache"), ("ssl_sni", ("",)),
         ("forwarded_allow_ips", "localhost"), ("forwarded_allow_ips", "10.0.0.1/8"),
@@ -56,11 +58,12 @@ def test_a_value_that_cannot_be_is_refused_by_name(name, value):
         {"bind": ("a:1",), "host": "::"},
         {"max_target_bytes": 8192, "max_head_bytes": 4096, "max_field_bytes": 1024},
         {"max_field_bytes": 40000},
+        {"uds": "@name", "uds_owner": "root"}, {"uds": "\0name", "uds_mode": 0o600},
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(given):
     """Nothing is ever silently ignored."""
-    with pytest.raises(ConfigError, match=r"give one of them|raise max_head_bytes too"):
+    with pytest.raises(ConfigError, match=r"give one of them|raise max_head_bytes too|leave them"):
         Config(**given)
 
 
@@ -138,7 +141,7 @@ def test_every_setting_has_a_group_a_check_and_a_help_text():
 
 def test_limits_and_times_carry_their_unit_in_the_name():
     """bytes, seconds, or a plain count."""
-    counts = {"max_headers", "max_trailers", "max_pipelined", "blocking_threads", "backlog", "port"}
+    counts = {"max_connections", "when_full", "max_headers", "max_trailers", "max_pipelined"}
     for setting in dataclasses.fields(Config):
         if setting.metadata["group"] in ("Limits", "Time") and setting.name not in counts:
             assert setting.name.endswith(("_bytes", "_s")), setting.name

@@ -19,8 +19,9 @@ FLOORS = {
     "_speedups": WIRE,
     "app": APPLICATION, "binding": APPLICATION, "blocking": APPLICATION,
     "health": APPLICATION, "middleware": APPLICATION, "routing": APPLICATION,
-    "entrance": PROCESS, "listeners": PROCESS, "log": PROCESS, "proxy": PROCESS,
-    "proxy_protocol": PROCESS, "target": PROCESS, "tls": PROCESS, "worker": PROCESS,
+    "descriptors": PROCESS, "entrance": PROCESS, "listeners": PROCESS, "log": PROCESS,
+    "proxy": PROCESS, "proxy_protocol": PROCESS, "target": PROCESS, "tls": PROCESS,
+    "worker": PROCESS,
     "__init__": DOORS, "__main__": DOORS, "cli": DOORS, "testing": DOORS,
 }
 # On the ground, too.
@@ -28,8 +29,8 @@ GROUND_ORDER = ["errors", "networks", "presets", "config"]
 # Inside the wire floor: each room may know those before it.
 WIRE_ORDER = [
     "plan", "buffer", "scan", "parser", "httptools_parser", "runner", "router", "system",
-    "transport",
-    "multidict", "messages", "serializer", "protocol",
+    "transport", "acceptor",
+    "multidict", "messages", "outgoing", "serializer", "protocol",
 ]
 # App.run() is the one step up: the application starts the process that serves it.
 EXCEPTIONS = {("app", "worker")}
@@ -38,7 +39,7 @@ FORBIDDEN = {
     APPLICATION: {"socket", "signal", "uvloop", "click", "multiprocessing"},
     PROCESS: {"click"},
 }
-ASYNCIO_ON_THE_WIRE = {"protocol", "transport", "runner"}
+ASYNCIO_ON_THE_WIRE = {"outgoing", "protocol", "transport", "runner"}
 OPTIONAL = [
     "click", "uvloop", "httptools", "h11", "httpx", "anyio", "jinja2", "msgspec",
     "prometheus_client", "multipart", "watchfiles", "redis", "websockets", "wsproto",

@@ -616,7 +616,7 @@ def test_the_command_line_serves_tls(files, tmp_path):
     process = subprocess.Popen(
         [*command, "--ssl-certfile", files.cert, "--ssl-keyfile", files.key],
         stderr=subprocess.PIPE, **options)
-    line = process.stderr.readline()
+    line = next(line for line in process.stderr if "listening" in line)
     process.terminate()
     rest = process.communicate(timeout=20)[1]
     assert "listening on https://127.0.0.1:" in line, line + rest

@@ -16,6 +16,7 @@ cdef class Connection(Protocol):
     cdef bint told_encrypted    # and whether it was TLS that the client spoke
     cdef int want_body(self, Request request) except -1     # 100-continue, and reading goes on
     cdef int body_taken(self, Request request) except -1    # there is room for more
+    cdef int send_interim(self, Request request, bytes message) except -1   # a 1xx, in its turn
 
 cdef enum:
     BODY_HIGH = 64 * 1024       # of a body nobody takes: reading pauses from here on
@@ -82,6 +83,7 @@ cdef class StreamingResponse(Response):
     cdef readonly object source     # an iterable or async iterable of bytes or str
     cdef readonly int64_t length    # of the body in bytes; -1: not known
     cdef readonly object trailers   # None, or what makes the trailer fields when the body ended
+    cdef bint waits_for_first       # the first piece tells the media type; until then no head
 
 cdef class ConditionalResponse(Response):
     # Decided by the request that it answers: preconditions, ranges, codings.

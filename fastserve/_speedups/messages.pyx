@@ -34,6 +34,9 @@ cdef class Connection(Protocol):
     cdef int body_taken(self, Request request) except -1:
         return 0
 
+    cdef int send_interim(self, Request request, bytes message) except -1:
+        return 0
+
 
 class Address(tuple):
     """Where a client is: (host, port); host is "" and port 0 for a unix socket."""
@@ -354,6 +357,21 @@ cdef class Request:
             else:
                 await arriving.wait()
 
+    def send_early_hints(self, links):
+        """Tell the client what to fetch while the answer is in the making: a 103 (RFC 8297).
+
+        links:  the values of Link fields, e.g. ["</app.css>; rel=preload; as=style"], or one str
+        Nothing is sent to HTTP/1.0, or while an earlier request is still being answered.
+        Raises ValueError for what cannot be in a header.
+        """
+        cdef MutableHeaders fields = mutable_headers(
+            [("link", link) for link in ((links,) if isinstance(links, str) else links)])
+        cdef bytes message = b"HTTP/1.1 103 Early Hints\r\n"
+        if self.minor_version and fields.pairs:
+            for name, value in fields.pairs:
+                message += b"Link: " + value + b"\r\n"
+            self.connection.send_interim(self, message + b"\r\n")
+
     def __repr__(self):
         return f"<Request {self.method} {self.target.decode('latin-1')!r}>"
 
@@ -618,9 +636,19 @@ cdef Response to_response(object value):
         return make_response(b"", 204, None, None)
     if type(value) is tuple:
         return response_of_tuple(<tuple>value)
-    if isinstance(value, (types.GeneratorType, types.AsyncGeneratorType)):
-        raise TypeError("a handler returned a generator; return the whole body")
+    if hasattr(type(value), "__next__") or hasattr(type(value), "__anext__"):
+        return stream_of(value)
     return make_response(dump_json(value), 200, None, JSON)
+
+
+cdef StreamingResponse stream_of(object iterator):
+    # What a generator yields first tells what its body is.
+    cdef StreamingResponse response = StreamingResponse.__new__(StreamingResponse)
+    response.body = b""
+    response.source = iterator
+    response.length = -1
+    response.waits_for_first = True
+    return response
 
 
 cdef Response response_of_tuple(tuple value):

@@ -16,6 +16,8 @@ class Engine:
     http:              "native" or "httptools"
     tasks:             "direct" or "asyncio"
     forwarded:         a fastserve.proxy.ForwardedFields, where proxies are trusted
+    max_connections:   open at once, over any transport; 0 for any number
+    when_full:         "wait" (in the kernel's queue) or "reject" (with a 503)
     """
 
     draining: bool          # every response says "Connection: close"
@@ -42,6 +44,8 @@ class Engine:
         max_trailer_bytes: int = ...,
         max_trailers: int = ...,
         max_pipelined: int = ...,
+        max_connections: int = ...,
+        when_full: str = ...,
         lingering_close_s: float = ...,
         lingering_close_bytes: int = ...,
         use_epoll: bool = ...,
@@ -52,7 +56,7 @@ class Engine:
     def tick(self) -> None:
         """Once a second: render the Date header, run due deadlines."""
     def listen(self, listener: socket) -> None:
-        """Accept TCP connections of a listening, non-blocking socket onto the raw transport."""
+        """Accept connections of a listening, non-blocking socket onto the raw transport."""
     def listen_on_loop(self, listener: socket, **options: Any) -> None:
         """Accept connections of a listening socket onto transports of the loop.
 

@@ -14,15 +14,21 @@ from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
+from fastserve._speedups.acceptor cimport Admission
 from fastserve._speedups.buffer cimport Buffer
-from fastserve._speedups.messages cimport Body, Connection, Request, load_orjson
+from fastserve._speedups.messages cimport (
+    Body, ConditionalResponse, Connection, PartsResponse, Request, Response, StreamingResponse,
+    load_orjson, to_response)
+from fastserve._speedups.outgoing cimport (
+    FRAMED_BY_CHUNKS, FRAMED_BY_CLOSE, FRAMED_BY_LENGTH, Outgoing, send_parts, send_pieces)
 from fastserve._speedups.parser cimport (
     METHOD_GET, METHOD_HEAD, METHOD_OPTIONS, METHOD_TRACE, NativeParser)
 from fastserve._speedups.router cimport MATCH_FOUND, MATCH_MALFORMED, release_params
-from fastserve._speedups.runner cimport RAISED, RETURNED, Outcome
-from fastserve._speedups.serializer cimport PERSIST_NOT, PERSIST_SAID, PERSIST_SILENT
+from fastserve._speedups.runner cimport RAISED, RETURNED, SUSPENDED, Outcome
+from fastserve._speedups.serializer cimport (
+    CHUNKED, PERSIST_NOT, PERSIST_SAID, PERSIST_SILENT, UNTIL_CLOSE)
 from fastserve._speedups.transport cimport (
-    Channel, LoopChannel, Protocol, make_acceptor, open_transport)
+    Channel, LoopChannel, LogRation, Protocol, open_transport)
 
 from fastserve.errors import ClientDisconnect, HTTPError
 
@@ -33,10 +39,19 @@ cdef extern from *:
     """
     bint FS_AWAITABLE(object value)
 
+cdef extern from "Python.h":
+    bint PyGen_CheckExact(object value)
+    bint PyAsyncGen_CheckExact(object value)
+
 cdef enum:
     REQUESTS_PER_TURN = 64          # of one connection, before others get theirs
     OUT_HIGH = 64 * 1024            # answers gathered before they are sent
     INPUT_HIGH = 64 * 1024          # input kept while the connection cannot go on
+
+# To a connection more than max_connections; a 503 need not carry a Date (RFC 9110 6.6.1).
+cdef bytes OVERLOADED = (
+    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\n"
+    b"Content-Type: text/plain; charset=utf-8\r\nContent-Length: 19\r\n\r\nService Unavailable")
 
 logger = logging.getLogger("fastserve.error")
 
@@ -48,14 +63,21 @@ async def awaited(value):
     return await value
 
 
-cdef class Exchange(TaskOwner):
+cdef inline bint needs_request(object value):
+    # Its request may decide it, or be named in the log when its body fails.
+    return isinstance(value, Response) or PyGen_CheckExact(value) or PyAsyncGen_CheckExact(value)
+
+
+cdef class Exchange(Outgoing):
     cdef int task_done(self, object task) except -1:
         cdef HttpProtocol connection = self.connection
         cdef Outcome outcome = RETURNED
         cdef object ended = connection.engine.runner.ended(task, &outcome)
         connection.engine.requests_in_flight -= 1
         self.task = None
-        if self.done or connection.stage == STAGE_LOST or (
+        if self.response is not None:
+            connection.body_ended(self, ended if outcome == RAISED else None)
+        elif self.done or connection.stage == STAGE_LOST or (
                 connection.ended and self.cancellable):
             self.abandon(ended if outcome == RAISED else None)
         elif outcome == RAISED:
@@ -63,6 +85,9 @@ cdef class Exchange(TaskOwner):
         else:
             connection.answer(ended, self, self.request, &self.call)
         return connection.proceed()
+
+    cdef int open(self, bytes media_type) except -1:
+        return self.connection.open_body(self, media_type)
 
     def abandon(self, error):
         # Nobody is there to answer; a mistake of the handler's is still reported.
@@ -74,6 +99,31 @@ cdef class Exchange(TaskOwner):
             self.rendered = b""
             connection.closing = True
             connection.pop_answered()
+
+    cdef object give_up(self):
+        # Nobody will read the answer: what works on it learns so, what it holds is let go.
+        self.done = True
+        self.channel = None
+        if self.task is not None:
+            self.task.cancel()
+        else:
+            self.let_go()
+
+    cdef int let_go(self) except -1:
+        # Of what a body held that was never begun, or has ended.
+        cdef Response response = self.response
+        self.response = None
+        close = None
+        if type(response) is PartsResponse or isinstance(response, PartsResponse):
+            close = (<PartsResponse>response).on_close
+        elif isinstance(response, StreamingResponse):
+            close = getattr((<StreamingResponse>response).source, "close", None)
+        if close is not None:
+            try:
+                close()
+            except Exception as error:
+                self.connection.engine.report(self.request, error)
+        return 0
 
 
 cdef class HttpProtocol(Connection):
@@ -106,7 +156,10 @@ cdef class HttpProtocol(Connection):
         self.stage = STAGE_LOST
         self.engine.alive.discard(self)
         self.engine.lingering.pop(self, None)
+        if self.engine.admission.waits:
+            self.engine.admission.departed()
         self.leave_running()
+        self.leave_bodies()
         self.receiver = None
         self.first = self.last = None
         self.outstanding = 0
@@ -116,10 +169,14 @@ cdef class HttpProtocol(Connection):
 
     cpdef pause_writing(self):
         self.writing_paused = True
+        if self.first is not None:
+            self.first.paused = True
         self.update_reading()
 
     cpdef resume_writing(self):
         self.writing_paused = False
+        if self.first is not None:
+            self.first.resume()
         self.proceed()
 
     # the transport's side
@@ -369,6 +426,8 @@ cdef class HttpProtocol(Connection):
         self.engine.runner.after_sync()
         if FS_AWAITABLE(result):
             return self.run_coroutine(awaited(result), None, request, plan, params, data, call)
+        if request is None and needs_request(result):
+            request = self.make_request(plan, params, data, None, False)
         return self.answer(result, None, request, call)
 
     cdef Request make_request(self, Plan plan, Params* params, const char* data, bytes content,
@@ -417,6 +476,8 @@ cdef class HttpProtocol(Connection):
         cdef Outcome outcome = RETURNED
         cdef object result = engine.runner.begin(coroutine, &outcome)
         if outcome == RETURNED:
+            if request is None and data != NULL and needs_request(result):
+                request = self.make_request(plan, params, data, None, False)
             return self.answer(result, exchange, request, call)
         if outcome == RAISED:
             if request is None and data != NULL:
@@ -485,14 +546,140 @@ cdef class HttpProtocol(Connection):
     cdef int answer(self, object value, Exchange exchange, Request request, Call* call) except -1:
         cdef Buffer out = self.engine.out
         cdef Py_ssize_t mark = out.size
-        cdef Persistence persistence = self.persistence(exchange, call)
+        cdef Persistence persistence
         cdef bytes large
+        if type(value) is not str and type(value) is not dict:
+            try:
+                value = to_response(value)
+            except Exception as error:
+                return self.fail(error, exchange, request, call)
+            if isinstance(value, (StreamingResponse, PartsResponse)):
+                return self.answer_later(value, exchange, request, call)
+            if isinstance(value, ConditionalResponse):
+                return self.prepare(value, exchange, request, call)
+        persistence = self.persistence(exchange, call)
         try:
             large = self.engine.serializer.add_value(out, value, call.head_only, &persistence)
         except Exception as error:
             out.size = mark
             return self.fail(error, exchange, request, call)
         return self.deliver(exchange, mark, large, persistence == PERSIST_NOT)
+
+    cdef int prepare(self, ConditionalResponse response, Exchange exchange, Request request,
+                     Call* call) except -1:
+        cdef object value
+        if request is None:
+            return self.answer_plain(500, None, None, exchange, call)
+        try:
+            value = response.prepare(request)
+        except Exception as error:
+            return self.fail(error, exchange, request, call)
+        if FS_AWAITABLE(value):
+            return self.run_coroutine(
+                awaited(value), exchange, request, request.plan, NULL, NULL, call)
+        return self.answer(value, exchange, request, call)
+
+    cdef int answer_later(self, Response response, Exchange exchange, Request request,
+                          Call* call) except -1:
+        # A body that is sent as it is made, when its turn has come.
+        if exchange is None:
+            exchange = Exchange.__new__(Exchange)
+            exchange.connection = self
+            exchange.call = call[0]
+            exchange.request = request
+            self.enqueue(exchange)
+        exchange.response = response
+        if exchange is self.first:
+            return self.start_body(exchange)
+        return 0
+
+    cdef int start_body(self, Exchange exchange) except -1:
+        cdef Engine engine = self.engine
+        cdef Outcome outcome = RETURNED
+        cdef object result, coroutine
+        exchange.channel = self.channel
+        exchange.loop = self.loop
+        exchange.paused = self.writing_paused
+        if exchange.call.head_only:
+            try:
+                self.open_body(exchange, None)
+            except Exception as error:
+                exchange.let_go()
+                return self.fail(error, exchange, exchange.request, &exchange.call)
+            return self.body_ended(exchange, None)
+        if isinstance(exchange.response, PartsResponse):
+            coroutine = send_parts(exchange, <PartsResponse>exchange.response)
+        else:
+            coroutine = send_pieces(exchange, <StreamingResponse>exchange.response)
+        result = engine.runner.begin(coroutine, &outcome)
+        if outcome != SUSPENDED:
+            return self.body_ended(exchange, result if outcome == RAISED else None)
+        exchange.task = result
+        engine.requests_in_flight += 1
+        return engine.runner.adopt(result, exchange)
+
+    def start_next_body(self):
+        """The turn of a body has come that waited behind another answer."""
+        if self.first is not None and self.first.response is not None and (
+                self.first.task is None and self.stage != STAGE_LOST):
+            self.start_body(self.first)
+            self.proceed()
+
+    cdef int open_body(self, Exchange exchange, bytes media_type) except -1:
+        # The head leaves; from here on there is no other answer to this request.
+        cdef Response response = exchange.response
+        cdef Call* call = &exchange.call
+        cdef Persistence persistence = PERSIST_SILENT if call.minor_version else PERSIST_SAID
+        cdef int64_t length = CHUNKED if call.minor_version else UNTIL_CLOSE
+        if self.channel is None:
+            exchange.opened = True
+            return 0
+        if isinstance(response, PartsResponse):
+            length = (<PartsResponse>response).length
+        elif (<StreamingResponse>response).length >= 0:
+            length = (<StreamingResponse>response).length
+        if exchange is self.last and (
+                self.stage != STAGE_HEAD or not call.keep_alive or self.unread
+                or self.engine.draining) or length == UNTIL_CLOSE:
+            # What is not read of the request by now may come too late to tell (RFC 9112 9.3).
+            persistence = PERSIST_NOT
+        self.engine.serializer.add_open_head(
+            self.engine.out, response, length, media_type, call.head_only, &persistence)
+        exchange.opened = True
+        exchange.ends = persistence == PERSIST_NOT
+        if exchange.ends:
+            self.closing = True
+            self.unread = self.unread or self.stage != STAGE_HEAD
+        exchange.framing = FRAMED_BY_LENGTH
+        exchange.left = length
+        if length == CHUNKED:
+            exchange.framing = FRAMED_BY_CHUNKS
+        elif length == UNTIL_CLOSE:
+            exchange.framing = FRAMED_BY_CLOSE
+        return self.flush()
+
+    cdef int body_ended(self, Exchange exchange, object error) except -1:
+        if error is not None and exchange.opened and not isinstance(
+                error, (CancelledError, ClientDisconnect)):
+            self.engine.report(exchange.request, error)
+        exchange.let_go()
+        if self.stage == STAGE_LOST or exchange.done:
+            return 0
+        if error is None:
+            self.unlink_first(exchange.ends)
+            if self.engine.draining and not self.working and self.is_idle():
+                self.closing = True     # its head was sent before anybody knew
+            return self.pop_answered()
+        if not exchange.opened:
+            return self.fail(error, exchange, exchange.request, &exchange.call)
+        # The head is gone and the body cannot follow: only the end of the connection tells.
+        self.leave_all()
+        self.closing = True
+        if exchange.framing == FRAMED_BY_CLOSE:
+            self.stage = STAGE_HEAD
+            self.unread = False
+            return self.channel.reset()
+        return 0
 
     cdef int answer_plain(self, int status, bytes detail, str allow, Exchange exchange,
                           Call* call) except -1:
@@ -554,9 +741,12 @@ cdef class HttpProtocol(Connection):
         cdef Exchange exchange = self.first
         exchange.done = True
         exchange.request = None
+        exchange.channel = None
         self.first = exchange.next
         exchange.next = None
         self.outstanding -= 1
+        if self.first is not None and self.first.response is not None:
+            self.loop.call_soon(self.start_next_body)
         if ends:
             # Nothing may follow an answer that says so (RFC 9112 section 9.6).
             self.leave_all()
@@ -568,12 +758,18 @@ cdef class HttpProtocol(Connection):
         """Cancel every handler of this connection; none will be answered."""
         cdef Exchange exchange = self.first
         while exchange is not None:
-            exchange.done = True
-            if exchange.task is not None:
-                exchange.task.cancel()
+            exchange.give_up()
             exchange = exchange.next
         self.first = self.last = None
         self.outstanding = 0
+
+    def leave_bodies(self):
+        """Nobody is there to send a body to, whatever the method was."""
+        cdef Exchange exchange = self.first
+        while exchange is not None:
+            if exchange.response is not None:
+                exchange.give_up()
+            exchange = exchange.next
 
     cdef int leave_running(self) except -1:
         # The client is gone: nobody waits for what a safe handler works out. Others run to
@@ -653,9 +849,12 @@ cdef class HttpProtocol(Connection):
             self.channel.resume_reading()
         return self.channel.shutdown_output()
 
+    cdef bint is_idle(self):
+        return self.first is None and self.stage == STAGE_HEAD and (
+            self.input is None or self.input.size == 0)
+
     cdef int drain(self) except -1:
-        if self.first is None and self.stage == STAGE_HEAD and (
-                self.input is None or self.input.size == 0):
+        if self.is_idle():
             self.closing = True
             self.settle()
         return 0
@@ -678,6 +877,16 @@ cdef class HttpProtocol(Connection):
             self.update_reading()
         return 0
 
+    cdef int send_interim(self, Request request, bytes message) except -1:
+        # Only in the turn of its request; what is being sent already has had its interim ones.
+        if self.channel is None or self.first is not None and (
+                self.first.request is not request or self.first.opened):
+            return 0
+        self.engine.out.append(PyBytes_AS_STRING(message), PyBytes_GET_SIZE(message))
+        if not self.working:
+            self.flush()
+        return 0
+
 
 cdef inline bint is_safe(Head* head) noexcept:
     # Safe methods (RFC 9110 section 9.2.1), and no body to wait for.
@@ -694,9 +903,9 @@ cdef class Engine(ProtocolFactory):
                  max_head_bytes=32 * 1024, max_field_bytes=8 * 1024, max_headers=100,
                  max_target_bytes=8 * 1024, max_body_bytes=1024 * 1024,
                  max_chunk_extension_bytes=4 * 1024, max_trailer_bytes=8 * 1024, max_trailers=32,
-                 max_pipelined=16, lingering_close_s=2.0, lingering_close_bytes=256 * 1024,
-                 bint use_epoll=True, clock=time.monotonic, wall_clock=time.time,
-                 forwarded=None):
+                 max_pipelined=16, max_connections=0, when_full="wait", lingering_close_s=2.0,
+                 lingering_close_bytes=256 * 1024, bint use_epoll=True, clock=time.monotonic,
+                 wall_clock=time.time, forwarded=None):
         limits = {
             "max_head_bytes": max_head_bytes, "max_field_bytes": max_field_bytes,
             "max_headers": max_headers, "max_target_bytes": max_target_bytes,
@@ -726,9 +935,10 @@ cdef class Engine(ProtocolFactory):
         self.alive = set()
         self.lingering = {}
         self.later = []
-        self.acceptors = []
-        self.forwarded = forwarded
         self.opening = set()
+        self.forwarded = forwarded
+        self.admission = Admission(
+            self.poller, max_connections, OVERLOADED if when_full == "reject" else None)
         self.max_body_bytes = max_body_bytes
         self.max_pipelined = max_pipelined
         self.lingering_close_s = lingering_close_s
@@ -739,6 +949,9 @@ cdef class Engine(ProtocolFactory):
     def connections(self):
         """How many connections are open."""
         return len(self.alive)
+
+    cdef Py_ssize_t connection_count(self) except -1:
+        return len(self.alive) + len(self.opening)
 
     cdef int begin_turn(self) except -1:
         return self.runner.enter()
@@ -782,7 +995,7 @@ cdef class Engine(ProtocolFactory):
             sock.setblocking(False)
             accepted(sock)
 
-        self.acceptors.append(make_acceptor(self.poller, listener, hand_over))
+        self.admission.listen(listener, hand_over)
 
     def tick(self):
         """Once a second: render the Date header and end what lingered long enough."""
@@ -796,8 +1009,8 @@ cdef class Engine(ProtocolFactory):
                     (<HttpProtocol>connection).channel.close()
 
     def listen(self, listener):
-        """Accept TCP connections of a listening, non-blocking socket, on our own transport."""
-        self.acceptors.append(make_acceptor(self.poller, listener, None))
+        """Accept connections of a listening, non-blocking socket, on our own transport."""
+        self.admission.listen(listener)
 
     def listen_on_loop(self, listener, **options):
         """Accept connections of a listening socket onto transports of the loop.
@@ -820,11 +1033,12 @@ cdef class Engine(ProtocolFactory):
     def opening_ended(self, opening):
         """Something of `opening` became a connection, or never will."""
         self.opening.discard(opening)
+        if self.admission.waits:
+            self.admission.departed()
 
     def stop_listening(self):
         """Accept what is queued, then leave the listeners alone; they stay open."""
-        while self.acceptors:
-            self.acceptors.pop().stop()
+        self.admission.stop()
 
     def drain(self):
         """Close idle connections now, and every other one behind its last answer."""
@@ -841,7 +1055,7 @@ cdef class Engine(ProtocolFactory):
 
     def close(self):
         """Leave the loop; the engine cannot be used again."""
-        self.stop_listening()
+        self.admission.close()
         self.abort()
         self.poller.close()
 

@@ -56,6 +56,17 @@ cdef extern from *:
     #ifndef MSG_NOSIGNAL
     #define MSG_NOSIGNAL 0
     #endif
+    #ifdef ENONET
+    #define FS_ENONET ENONET
+    #else
+    #define FS_ENONET EHOSTDOWN
+    #endif
+    /* One connection that failed while it was queued (accept(2)); the next may be sound. */
+    #define fs_next_may_do(code) \
+        ((code) == ECONNABORTED || (code) == EPROTO || (code) == ENETDOWN || (code) == FS_ENONET \
+         || (code) == ENOPROTOOPT || (code) == EHOSTDOWN || (code) == EHOSTUNREACH \
+         || (code) == EOPNOTSUPP || (code) == ENETUNREACH || (code) == ETIMEDOUT \
+         || (code) == ECONNRESET || (code) == EPERM)
     #define try_again(code) ((code) == EAGAIN || (code) == EWOULDBLOCK || (code) == EINTR)
     static ssize_t fs_send_pair(int fd, const char *a, size_t n, const char *b, size_t m)
     {
@@ -80,6 +91,7 @@ cdef extern from *:
     enum: MSG_NOSIGNAL
     enum: SHUT_WR
     bint try_again(int code)
+    bint fs_next_may_do(int code)
     enum: ECONNRESET
     int c_errno "errno"
     union epoll_data:

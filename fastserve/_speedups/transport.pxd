@@ -9,6 +9,16 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from fastserve._speedups.buffer cimport Buffer
 
+cdef class LogRation:
+    # So many lines of one kind in a period, whatever strangers do.
+    cdef int lines
+    cdef double period_s
+    cdef double since               # the start of the period
+    cdef int written                # in it
+    cdef Py_ssize_t left_out        # since remark() was asked
+    cdef bint allows(self) except -1
+    cdef str remark(self)           # "" or how many were left out
+
 cdef class Protocol:
     # What a transport delivers to. The `cpdef` side is asyncio's Protocol.
     cdef int connected(self, Channel channel) except -1
@@ -21,6 +31,7 @@ cdef class Protocol:
 cdef class ProtocolFactory:
     # Makes the protocols of a poller's connections, and is told of its turns.
     cdef Protocol make(self)
+    cdef Py_ssize_t connection_count(self) except -1    # open or opening, over any transport
     cdef int begin_turn(self) except -1
     cdef int end_turn(self) except -1
 
@@ -47,6 +58,7 @@ cdef class Channel(Watcher):
     # Both may call connection_lost before they return: make them the last thing you do.
     cdef int close(self) except -1              # behind what is written
     cdef int abort(self) except -1              # at once
+    cdef int reset(self) except -1              # at once, and the peer learns that it is cut
     cdef object peer(self)                      # (host, port, ...), a path, or None
     cdef bint encrypted(self)
     cdef object tls(self)                       # the ssl.SSLObject, or None
@@ -80,6 +92,7 @@ cdef class Poller:
     cdef int waiting_count
     cdef list doomed                # transports whose connection_lost is due
     cdef bint doom_scheduled
+    cdef LogRation mistakes
     cdef int watch(self, Watcher watcher, uint32_t mask) except -1
     cdef int change(self, Watcher watcher, uint32_t mask) except -1
     cdef int rearm(self, Watcher watcher) except -1     # tell again what is ready
@@ -117,13 +130,5 @@ cdef class SocketTransport(Channel):
     cdef int fail(self, int code) except -1
     cdef int lose(self) except -1
 
-cdef class Acceptor(Watcher):
-    cdef Poller poller
-    cdef object listener            # the socket object; owned by the caller, never closed here
-    cdef object accepted            # None, or who takes the accepted sockets instead
-    cdef double last_complaint
-    cdef int accept_some(self, int limit) except -1
-
 # Serve a connected, non-blocking socket, whose descriptor becomes the transport's.
 cdef SocketTransport open_transport(Poller poller, int fd, Protocol protocol)
-cdef Acceptor make_acceptor(Poller poller, object listener, object accepted)

@@ -16,10 +16,10 @@
 #
 # System calls here never block, so the GIL stays held: giving it up costs more than they do.
 
-import errno
 import logging
 import os
 import socket
+import struct
 import time
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -33,7 +33,7 @@ from fastserve._speedups.buffer cimport Buffer
 from fastserve._speedups.system cimport (
     FS_HAVE_EPOLL, EPOLLIN, EPOLLOUT, EPOLLERR, EPOLLRDHUP, EPOLLHUP, EPOLL_CTL_ADD,
     EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLL_CLOEXEC, MSG_NOSIGNAL, SHUT_WR, ECONNRESET, EPOLLET,
-    c_errno, try_again, epoll_data, epoll_event, epoll_create1, epoll_ctl, epoll_wait, fs_accept,
+    c_errno, try_again, epoll_data, epoll_event, epoll_create1, epoll_ctl, epoll_wait,
     fs_cycles, recv, send, fs_send_pair, c_shutdown, c_close)
 
 cdef enum:
@@ -42,11 +42,34 @@ cdef enum:
     GATHERED_ANSWER = 16 * 1024     # a larger one is sent at once
     GATHERED_BYTES = 256 * 1024     # of all of a turn
     GATHER_CYCLES = 150_000         # some 50 microseconds
-    ACCEPTS_PER_TURN = 64
     BACKLOG_HIGH = 64 * 1024        # pause_writing above
     BACKLOG_LOW = 16 * 1024         # resume_writing at or below
+    MISTAKES_LOGGED = 10            # tracebacks
+    MISTAKES_PERIOD_S = 10
 
 logger = logging.getLogger("fastserve.error")
+
+
+cdef class LogRation:
+    def __cinit__(self, int lines, double period_s):
+        self.lines = lines
+        self.period_s = period_s
+
+    cdef bint allows(self) except -1:
+        cdef double now = time.monotonic()
+        if self.written == 0 or now - self.since >= self.period_s:
+            self.since = now
+            self.written = 0
+        if self.written == self.lines:
+            self.left_out += 1
+            return False
+        self.written += 1
+        return True
+
+    cdef str remark(self):
+        cdef Py_ssize_t count = self.left_out
+        self.left_out = 0
+        return f" ({count} more since the last such line)" if count else ""
 
 
 cdef class Protocol:
@@ -71,6 +94,9 @@ cdef class Protocol:
 
 cdef class ProtocolFactory:
     cdef Protocol make(self):
+        raise NotImplementedError
+
+    cdef Py_ssize_t connection_count(self) except -1:
         raise NotImplementedError
 
     cdef int begin_turn(self) except -1:
@@ -120,6 +146,9 @@ cdef class Channel(Watcher):
 
     cdef int abort(self) except -1:
         raise NotImplementedError
+
+    cdef int reset(self) except -1:
+        return self.abort()
 
     cdef object peer(self):
         return None
@@ -215,6 +244,7 @@ cdef class Poller:
     def __init__(self, loop, *, bint use_epoll=True):
         self.loop = loop
         self.doomed = []
+        self.mistakes = LogRation(MISTAKES_LOGGED, MISTAKES_PERIOD_S)
         self.gathered = Buffer()
         if FS_HAVE_EPOLL and use_epoll:
             self.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
@@ -353,10 +383,16 @@ cdef class Poller:
     cdef int drop(self, Watcher watcher) except -1:
         # A mistake of ours costs one connection, not the worker. (KeyboardInterrupt and
         # SystemExit leave through the loop, as from any callback.)
-        logger.exception("unexpected error in a connection, which is dropped")
+        self.report_mistake()
         if isinstance(watcher, SocketTransport):
             (<SocketTransport>watcher).abort()
         return 0
+
+    def report_mistake(self):
+        """Log the exception in hand, as far as a stranger may make the log grow."""
+        if self.mistakes.allows():
+            logger.exception(
+                "unexpected error in a connection, which is dropped%s", self.mistakes.remark())
 
     cdef int watch(self, Watcher watcher, uint32_t mask) except -1:
         cdef epoll_event event
@@ -637,6 +673,15 @@ cdef class SocketTransport(Channel):
     cdef int abort(self) except -1:
         return self.lose()
 
+    cdef int reset(self) except -1:
+        if self.fd >= 0:
+            view = socket.socket(fileno=self.fd)
+            try:
+                view.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            finally:
+                view.detach()
+        return self.lose()
+
     cdef int fail(self, int code) except -1:
         # The protocol may be in the middle of something: tell it afterwards.
         if self.error is None:
@@ -679,67 +724,10 @@ cdef SocketTransport open_transport(Poller poller, int fd, Protocol protocol):
     transport.poller = poller
     transport.reading = True
     transport.protocol = protocol
-    protocol.connected(transport)
-    poller.watch(transport, EPOLLIN | EPOLLRDHUP | EPOLLET)
+    try:
+        protocol.connected(transport)
+        poller.watch(transport, EPOLLIN | EPOLLRDHUP | EPOLLET)
+    except BaseException:
+        transport.abort()
+        raise
     return transport
-
-
-cdef class Acceptor(Watcher):
-    """Accepts the connections of one listening socket, which stays its caller's."""
-
-    cdef int ready(self, uint32_t events) except -1:
-        return self.accept_some(ACCEPTS_PER_TURN)
-
-    cdef int accept_some(self, int limit) except -1:
-        cdef int fd
-        while limit > 0:
-            limit -= 1
-            fd = fs_accept(self.fd)
-            if fd < 0:
-                return self.cannot_accept(c_errno)
-            if self.accepted is not None:
-                self.accepted(socket.socket(fileno=fd))
-                continue
-            open_transport(self.poller, fd, self.poller.factory.make())
-        return 0
-
-    def cannot_accept(self, int code):
-        if code in OUT_OF_RESOURCES:
-            # Leave the queue to the kernel for a moment instead of spinning on it.
-            now = time.monotonic()
-            if now - self.last_complaint >= 10:
-                self.last_complaint = now
-                logger.error("cannot accept connections: %s; they wait", os.strerror(code))
-            self.poller.change(self, 0)
-            self.poller.loop.call_later(0.5, self.poll_again)
-        elif code not in NOTHING_TO_ACCEPT:
-            raise OSError(code, os.strerror(code))
-        return 0
-
-    def poll_again(self):
-        if self.fd >= 0:
-            self.poller.change(self, EPOLLIN)
-
-    def stop(self):
-        """Accept what is queued, then leave the listener alone."""
-        if self.fd >= 0:
-            self.accept_some(0x7FFFFFFF)
-            self.poller.forget(self)
-            self.fd = -1
-
-
-OUT_OF_RESOURCES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS))
-# ECONNABORTED and EPROTO are a client that left while it was queued.
-NOTHING_TO_ACCEPT = frozenset((
-    errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR, errno.ECONNABORTED, errno.EPROTO))
-
-
-cdef Acceptor make_acceptor(Poller poller, object listener, object accepted):
-    cdef Acceptor acceptor = Acceptor.__new__(Acceptor)
-    acceptor.poller = poller
-    acceptor.listener = listener
-    acceptor.accepted = accepted
-    acceptor.fd = listener.fileno()
-    acceptor.last_complaint = -10
-    poller.watch(acceptor, EPOLLIN)
-    return acceptor
