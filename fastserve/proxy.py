@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import islice
 from typing import Protocol
 
 from fastserve.config import Config
@@ -98,11 +99,10 @@ class ForwardedFields:
 
     def _aligned(self, headers: Fields, name: str, hops: int) -> str | None:
         """The entry by the proxy that wrote the client's, or the first where there are fewer."""
-        entry = None
-        if name in self.fields:
-            for _, entry in zip(range(hops), _from_right(headers.getlist(name)), strict=False):
-                pass
-        return entry
+        if name not in self.fields:
+            return None
+        entries = list(islice(_from_right(headers.getlist(name)), hops))
+        return entries[-1] if entries else None
 
     def _forwarded(self, headers: Fields) -> Told:
         client = scheme = authority = None

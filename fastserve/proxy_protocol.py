@@ -179,7 +179,8 @@ def _check_sum(header: bytes, tlvs: TLVs) -> None:
 
 def _crc32c_table() -> tuple[int, ...]:
     table = []
-    for value in range(256):
+    for byte in range(256):
+        value = byte
         for _ in range(8):
             value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
         table.append(value)

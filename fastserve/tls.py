@@ -30,7 +30,8 @@ CIPHERS = (
 _VERSIONS = {"TLSv1.2": ssl.TLSVersion.TLSv1_2, "TLSv1.3": ssl.TLSVersion.TLSv1_3}
 _DEMANDS = {
     "none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
-_SNI = re.compile(r"(?P<host>(?:\*\.)?[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*)=(?P<cert>[^:]+)(?::(?P<key>.+))?")
+_SNI = re.compile(
+    r"(?P<host>(?:\*\.)?[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*)=(?P<cert>[^:]+)(?::(?P<key>.+))?")
 
 logger = logging.getLogger("fastserve")
 
@@ -107,7 +108,7 @@ class Certificates:
 
 
 def _pairs(config: Config) -> dict[str, tuple[str, str, str | None]]:
-    """host or *.domain, "" for the default -> setting, certificate, key."""
+    """By host or *.domain, "" for the default: setting, certificate, key."""
     assert config.ssl_certfile is not None  # noqa: S101  for mypy
     pairs: dict[str, tuple[str, str, str | None]] = {
         "": ("ssl_certfile", config.ssl_certfile, config.ssl_keyfile)}

@@ -112,7 +112,9 @@ def client_at(source, port):
 def test_nginx_in_front(app, needs, tmp_path, upstream):
     """Of many clients' requests over keep-alive upstream connections, each has its client."""
     path = tmp_path / "app.sock"
-    settings = {"behind": "nginx"} | ({"uds": str(path), "port": None} if upstream == "unix" else {})
+    settings = {"behind": "nginx"}
+    if upstream == "unix":
+        settings |= {"uds": str(path), "port": None}
     with serving(app, **settings) as served:
         where = f"unix:{path}" if upstream == "unix" else f"127.0.0.1:{served.port}"
         with nginx_before(needs("nginx"), where, tmp_path) as port:
@@ -126,11 +128,13 @@ def test_nginx_in_front(app, needs, tmp_path, upstream):
 
 def test_nginx_keeps_its_connections(app, needs, tmp_path):
     """Sixty requests over one; and who trusts nobody sees nginx, whatever it says."""
-    with serving(app) as served:
-        with nginx_before(needs("nginx"), f"127.0.0.1:{served.port}", tmp_path) as port:
-            client = client_at("127.0.0.2", port)
-            answers = ask_often(client)
-            client.close()
+    with (
+        serving(app) as served,
+        nginx_before(needs("nginx"), f"127.0.0.1:{served.port}", tmp_path) as port,
+    ):
+        client = client_at("127.0.0.2", port)
+        answers = ask_often(client)
+        client.close()
 
     assert {answer["client"] for answer in answers} == {"127.0.0.1"}
     assert len({answer["client_port"] for answer in answers}) <= 3

@@ -122,9 +122,9 @@ def who_app():
     return app
 
 
-@pytest.fixture(params=["asyncio", "uvloop"])
+@pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
 def loop(request):
-    with running_loop(asyncio.new_event_loop if request.param == "asyncio" else uvloop.new_event_loop) as made:
+    with running_loop(request.param) as made:
         yield made
 
 

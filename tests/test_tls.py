@@ -130,15 +130,17 @@ def names_of(connection):
 
 def test_requests_and_large_bodies_pass(files, loop_name):
     """Both ways, over one connection; the request knows that it is encrypted."""
-    with serving(app(), loop=loop_name, **files.settings()) as served:
-        with connect(served, files) as connection:
-            status, body = ask(connection)
-            assert status == 200
-            assert b'"scheme":"https","url":"https://localhost/"' in body
-            assert b'"subject":null,"version":"TLSv1.3"' in body
-            assert ask(connection, "/echo", "POST", b"y" * 300_000) == (200, b"y" * 300_000)
-            assert ask(connection, "/large", close=True) == (200, b"x" * 3_000_000)
-            assert connection.recv(1) == b""    # with a close_notify: else this would raise
+    with (
+        serving(app(), loop=loop_name, **files.settings()) as served,
+        connect(served, files) as connection,
+    ):
+        status, body = ask(connection)
+        assert status == 200
+        assert b'"scheme":"https","url":"https://localhost/"' in body
+        assert b'"subject":null,"version":"TLSv1.3"' in body
+        assert ask(connection, "/echo", "POST", b"y" * 300_000) == (200, b"y" * 300_000)
+        assert ask(connection, "/large", close=True) == (200, b"x" * 3_000_000)
+        assert connection.recv(1) == b""    # with a close_notify: else this would raise
 
 
 @pytest.mark.parametrize("version", ["TLSv1_2", "TLSv1_3"])
@@ -147,21 +149,24 @@ def test_versions_and_ciphers_are_modern(files, version):
     context = client_context(
         files, minimum_version=ssl.TLSVersion[version], maximum_version=ssl.TLSVersion[version])
     context.set_alpn_protocols(["h2", "http/1.1"])
-    with serving(app(), **files.settings()) as served:
-        with connect(served, files, context=context) as connection:
-            assert connection.version() == version.replace("_", ".")
-            assert connection.selected_alpn_protocol() == "http/1.1"
-            assert connection.compression() is None
-            name = connection.cipher()[0]
-            assert name.startswith(("ECDHE-", "TLS_")), name
-            assert ask(connection)[0] == 200
+    with (
+        serving(app(), **files.settings()) as served,
+        connect(served, files, context=context) as connection,
+    ):
+        assert connection.version() == version.replace("_", ".")
+        assert connection.selected_alpn_protocol() == "http/1.1"
+        assert connection.compression() is None
+        name = connection.cipher()[0]
+        assert name.startswith(("ECDHE-", "TLS_")), name
+        assert ask(connection)[0] == 200
 
 
 def test_old_versions_and_weak_ciphers_are_refused(files):
     """TLS 1.1, and every cipher of TLS 1.2 without forward secrecy or with CBC."""
     old = client_context(files, maximum_version=ssl.TLSVersion.TLSv1_2)
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match="TLSv1 is deprecated"):
         old.minimum_version = ssl.TLSVersion.TLSv1
+    with pytest.warns(DeprecationWarning, match="TLSv1_1 is deprecated"):
         old.maximum_version = ssl.TLSVersion.TLSv1_1
     old.set_ciphers("ALL:@SECLEVEL=0")
     weak = client_context(files, maximum_version=ssl.TLSVersion.TLSv1_2)
@@ -171,18 +176,23 @@ def test_old_versions_and_weak_ciphers_are_refused(files):
             with pytest.raises((ssl.SSLError, ConnectionError)):
                 connect(served, files, context=context)
     only_new = client_context(files, maximum_version=ssl.TLSVersion.TLSv1_2)
-    with serving(app(), **files.settings(ssl_min_version="TLSv1.3")) as served:
-        with pytest.raises((ssl.SSLError, ConnectionError)):
-            connect(served, files, context=only_new)
+    with (
+        serving(app(), **files.settings(ssl_min_version="TLSv1.3")) as served,
+        pytest.raises((ssl.SSLError, ConnectionError)),
+    ):
+        connect(served, files, context=only_new)
 
 
 def test_ciphers_can_be_chosen(files):
     """As OpenSSL names them."""
     context = client_context(files, maximum_version=ssl.TLSVersion.TLSv1_2)
-    settings = files.settings(ssl_ciphers="ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305")
-    with serving(app(), **settings) as served:
-        with connect(served, files, context=context) as connection:
-            assert "CHACHA20" in connection.cipher()[0]
+    chosen = "ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305"
+    settings = files.settings(ssl_ciphers=chosen)
+    with (
+        serving(app(), **settings) as served,
+        connect(served, files, context=context) as connection,
+    ):
+        assert "CHACHA20" in connection.cipher()[0]
 
 
 def test_clients_cannot_renegotiate(files, needs):
@@ -199,7 +209,8 @@ def test_clients_cannot_renegotiate(files, needs):
     assert b"no renegotiation" in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("arguments", [["--tlsv1.2", "--tls-max", "1.2"], ["--tlsv1.3"], ["--http1.0"]])
+@pytest.mark.parametrize(
+    "arguments", [["--tlsv1.2", "--tls-max", "1.2"], ["--tlsv1.3"], ["--http1.0"]])
 def test_curl_is_served(files, needs, loop_name, arguments):
     """With the certificate verified."""
     with serving(app(), loop=loop_name, **files.settings()) as served:
@@ -298,16 +309,18 @@ def test_new_certificates_are_taken_up_while_connections_go_on(own_files, loop_n
     """By their files alone; who is connected stays, who comes gets the new one."""
     caplog.set_level(logging.INFO, "fastserve")
     files = own_files
-    with serving(app(), loop=loop_name, **files.settings()) as served:
-        with connect(served, files) as old:
-            before = serial_of(old)
-            files.issue("server", "localhost", "127.0.0.1")
-            wait_for(lambda: "reloaded the certificates" in caplog.text)
-            assert ask(old)[0] == 200
-            with connect(served, files) as new:
-                assert serial_of(new) != before
-                assert ask(new)[0] == 200
-            assert ask(old)[0] == 200
+    with (
+        serving(app(), loop=loop_name, **files.settings()) as served,
+        connect(served, files) as old,
+    ):
+        before = serial_of(old)
+        files.issue("server", "localhost", "127.0.0.1")
+        wait_for(lambda: "reloaded the certificates" in caplog.text)
+        assert ask(old)[0] == 200
+        with connect(served, files) as new:
+            assert serial_of(new) != before
+            assert ask(new)[0] == 200
+        assert ask(old)[0] == 200
 
 
 def test_certificates_that_do_not_load_leave_the_old_ones(own_files, caplog):
@@ -384,7 +397,8 @@ def test_the_worker_reloads_when_it_is_told_to(own_files, caplog):
 
 
 STRANGERS = [
-    b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"", b"\x00" * 5000, b"\x16\x03\x01\xff\xff" + b"\x00" * 70_000,
+    b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"", b"\x00" * 5000,
+    b"\x16\x03\x01\xff\xff" + b"\x00" * 70_000,
     b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00", b"\x80\x2e\x01\x00\x02", b"SSH-2.0-x\r\n",
     b"\x15\x03\x01\x00\x02\x02\x28", b"\x17\x03\x03\x00\x10" + b"a" * 16,
 ]
@@ -417,14 +431,16 @@ def test_what_is_no_handshake_is_closed_without_noise(files, loop_name, caplog):
 
 def test_a_handshake_that_does_not_end_is_ended(files, loop_name):
     """At its deadline, which bytes do not move."""
-    with serving(app(), loop=loop_name, handshake_timeout_s=0.5, **files.settings()) as served:
-        with socket.create_connection(("127.0.0.1", served.port), 20) as stranger:
-            begun = time.monotonic()
-            stranger.sendall(b"\x16\x03\x01")
-            time.sleep(0.2)
-            stranger.sendall(b"\x02")
-            assert stranger.recv(100) == b""
-            assert time.monotonic() - begun < 10
+    with (
+        serving(app(), loop=loop_name, handshake_timeout_s=0.5, **files.settings()) as served,
+        socket.create_connection(("127.0.0.1", served.port), 20) as stranger,
+    ):
+        begun = time.monotonic()
+        stranger.sendall(b"\x16\x03\x01")
+        time.sleep(0.2)
+        stranger.sendall(b"\x02")
+        assert stranger.recv(100) == b""
+        assert time.monotonic() - begun < 10
 
 
 def test_the_oldest_handshake_gives_way(files, loop_name):
@@ -497,26 +513,28 @@ def test_a_header_and_the_hello_may_share_a_segment(files, loop_name):
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     client = client_context(files).wrap_bio(incoming, outgoing, server_hostname="localhost")
     settings = files.settings(proxy_protocol="required", proxy_allow_ips="127.0.0.1")
-    with serving(app(), loop=loop_name, **settings) as served:
-        with socket.create_connection(("127.0.0.1", served.port), 20) as sock:
-            before = header
-            while True:
-                try:
-                    client.do_handshake()
-                    break
-                except ssl.SSLWantReadError:
-                    sock.sendall(before + outgoing.read())
-                    before = b""
-                    incoming.write(sock.recv(65536))
-            client.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-            sock.sendall(outgoing.read())
-            body = b""
-            while b"203.0.113.9" not in body:
-                incoming.write(sock.recv(65536) or pytest.fail(body))
-                try:
-                    body += client.read(65536)
-                except ssl.SSLWantReadError:
-                    pass
+    with (
+        serving(app(), loop=loop_name, **settings) as served,
+        socket.create_connection(("127.0.0.1", served.port), 20) as sock,
+    ):
+        before = header
+        while True:
+            try:
+                client.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                sock.sendall(before + outgoing.read())
+                before = b""
+                incoming.write(sock.recv(65536))
+        client.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        sock.sendall(outgoing.read())
+        body = b""
+        while b"203.0.113.9" not in body:
+            incoming.write(sock.recv(65536) or pytest.fail(body))
+            try:
+                body += client.read(65536)
+            except ssl.SSLWantReadError:
+                pass
 
 
 # --- users' mistakes ---------------------------------------------------------------------
@@ -571,8 +589,8 @@ def test_a_mistake_is_told_by_name(files, tmp_path):
         ({"ssl_certfile": str(junk)}, "are no certificate and key, in PEM"),
         ({"ssl_keyfile": None}, "holds no certificate with its key"),
         ({"ssl_ciphers": "NONSENSE"}, "ssl_ciphers='NONSENSE' matches no cipher"),
-        ({"ssl_ca_certs": "/no/ca", "ssl_cert_reqs": "required"}, "ssl_ca_certs: cannot read /no/ca"),
-        ({"ssl_ca_certs": str(junk), "ssl_cert_reqs": "optional"}, "ssl_ca_certs: .*junk.pem holds no"),
+        ({"ssl_ca_certs": "/no/ca", "ssl_cert_reqs": "required"}, "ssl_ca_certs: cannot read /no"),
+        ({"ssl_ca_certs": str(junk), "ssl_cert_reqs": "optional"}, "ssl_ca_certs: .* holds no"),
         ({"ssl_sni": ("a b=x",)}, "must be HOST=CERT or HOST=CERT:KEY"),
         ({"ssl_sni": ("=x",)}, "must be HOST=CERT"), ({"ssl_sni": ("a",)}, "must be HOST=CERT"),
         ({"ssl_sni": ("*=x",)}, "must be HOST=CERT"), ({"ssl_sni": ("a.*.b=x",)}, "must be HOST="),
@@ -625,4 +643,5 @@ def test_the_command_line_serves_tls(files, tmp_path):
         [*command, "--ssl-certfile", files.cert, "--ssl-keyfile", "/no/such"],
         capture_output=True, timeout=20, check=False, **options)
     assert done.returncode == 1
-    assert done.stderr == "fastserve: ssl_keyfile: cannot read /no/such: No such file or directory\n"
+    assert done.stderr == (
+        "fastserve: ssl_keyfile: cannot read /no/such: No such file or directory\n")
