@@ -84,7 +84,10 @@ class Entrance:
         self.engine.opening.add(opening)
         if len(self.waiting) > self.limit:
             next(iter(self.waiting)).drop("too many others came after it")
-        opening.begin()
+        try:
+            opening.begin()
+        except OSError as error:    # no memory or descriptors to wait with
+            opening.drop(error)
 
     def close(self) -> None:
         """Close every connection that has not come through."""
@@ -182,8 +185,11 @@ class Opening:
         entrance = self.entrance
         if entrance.certificates is None:
             self.leave()
-            entrance.engine.adopt(
-                self.sock, _address(source), encrypted=source.encrypted, received=self.header)
+            try:
+                entrance.engine.adopt(
+                    self.sock, _address(source), encrypted=source.encrypted, received=self.header)
+            except OSError as error:
+                entrance.complain(self.peer, error)
         elif self.header:
             self.drop("neither a PROXY header nor TLS")
         else:

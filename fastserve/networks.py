@@ -69,4 +69,5 @@ def _network(item: str) -> Network:
             raise ValueError(
                 f"{item!r} is no network ({error}); give addresses, networks such as "
                 "10.0.0.0/8, unix, or *") from None
-    raise ValueError(f"{item!r} has bits behind its mask: write {meant} or {item.partition('/')[0]}")
+    address = item.partition("/")[0]
+    raise ValueError(f"{item!r} has bits behind its mask: write {meant} or {address}")
