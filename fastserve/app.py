@@ -32,6 +32,7 @@ from fastserve.blocking import BlockingPool
 from fastserve.decompress import Decoder, decoder_for
 from fastserve.errors import ClientDisconnect, FastserveError, HTTPError, RouteError
 from fastserve.forms import FormLimits, Forms
+from fastserve.health import Health
 from fastserve.middleware import Middleware, check, surround
 from fastserve.routing import Claims, Route, Router, compile_routes
 
@@ -282,9 +283,12 @@ class App:
 
     # --- start-up ------------------------------------------------------------------------
 
-    def build_router(self, *, decompress_requests: bool = False) -> CompiledRouter:
+    def build_router(
+        self, *, health: Health | None = None, decompress_requests: bool = False
+    ) -> CompiledRouter:
         """Compile every route; the application cannot be changed from here on.
 
+        health:               answers its paths where the application does not itself
         decompress_requests:  for the routes that do not say it themselves
         """
         self._frozen = True
@@ -294,6 +298,8 @@ class App:
         for route, plan in pairs:
             own = route.decompress_requests
             plan.decompress_requests = decompress_requests if own is None else own
+        if health is not None:
+            pairs = [*pairs, *health.plans(besides=self.routes)]
         router = compile_routes(pairs)
         if self._wants_fallbacks():
             router.not_found = self._surround(_fallback(_not_found))
@@ -307,12 +313,14 @@ class App:
         loop: AbstractEventLoop,
         *,
         on_error: OnError | None = None,
+        health_paths: bool = True,
         **settings: Any,
     ) -> Engine:
         """The engine that serves this application on a loop.
 
-        settings:  those of forms and decompression, and keywords of the Engine: limits, http=,
-                   tasks=
+        health_paths:  answer /-/live and /-/ready
+        settings:      those of forms and decompression, and keywords of the Engine: limits,
+                       http=, tasks=
         """
         from fastserve._speedups.protocol import (
             Engine,  # brings asyncio, which registering needs not
@@ -324,9 +332,14 @@ class App:
             self._on_thread)
         self._max_decompression_ratio = settings.pop(
             "max_decompression_ratio", self._max_decompression_ratio)
-        router = self.build_router(decompress_requests=settings.pop("decompress_requests", False))
-        return Engine(
+        health = Health() if health_paths else None
+        router = self.build_router(
+            health=health, decompress_requests=settings.pop("decompress_requests", False))
+        engine = Engine(
             loop, router, app=self, on_error=on_error or self.handle_error, **settings)
+        if health is not None:
+            health.engine = engine
+        return engine
 
     def decoder(self, request: Request) -> Decoder | None:
         """What undoes the Content-Encoding of a request; None when it has none."""

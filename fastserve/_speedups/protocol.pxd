@@ -131,7 +131,7 @@ cdef class Engine(ProtocolFactory):
     cdef LogRation complaints
     cdef list later                 # connections whose turn was cut short
     cdef object forwarded           # what the connections begin with
-    cdef set opening                # tasks in which transports of the loop open
+    cdef readonly set opening       # whatever is accepted, and no connection yet
     cdef Admission admission
     cdef public bint draining
     cdef readonly Py_ssize_t requests_in_flight
