@@ -1,4 +1,4 @@
-"""The application that real clients, proxies and browsers talk to: a route for each thing they do."""
+"""The application that real clients talk to: a route for each thing that they do."""
 
 from __future__ import annotations
 

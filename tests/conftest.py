@@ -17,7 +17,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def needs(request: pytest.FixtureRequest) -> Callable[[str], str]:
     """needs("wrk"): the path of a program; the test is skipped where it is missing."""
 
