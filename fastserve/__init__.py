@@ -11,7 +11,7 @@
 Then: fastserve run main:app
 """
 
-from fastserve._speedups.messages import Request, Response
+from fastserve._speedups.messages import Request, Response, StreamingResponse
 from fastserve._speedups.multidict import Headers, MutableHeaders, QueryParams
 from fastserve.app import App
 from fastserve.blocking import blocking
@@ -41,6 +41,7 @@ __all__ = [
     "RouteError",
     "Router",
     "StartupError",
+    "StreamingResponse",
     "__version__",
     "blocking",
 ]

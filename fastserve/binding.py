@@ -349,15 +349,12 @@ def _type_name(annotation: object) -> str:
 def _callable(target: Target, pool: BlockingPool) -> tuple[Callable[..., Any], bool]:
     """What the plan calls, and whether calling it makes a coroutine."""
     endpoint = target.endpoint
-    if _is_a(inspect.isgeneratorfunction, endpoint) or _is_a(inspect.isasyncgenfunction, endpoint):
-        raise target.error(
-            "is a generator, and streaming responses are not built yet. "
-            "Collect the parts and return them as one str, bytes or list"
-        )
     runs_async = is_async(endpoint)
     if is_blocking(endpoint):
-        if runs_async:
+        if runs_async or _is_a(inspect.isasyncgenfunction, endpoint):
             raise target.error("is async and marked @blocking. Remove @blocking, or make it a def")
+        if _is_a(inspect.isgeneratorfunction, endpoint):
+            return functools.partial(pool.generate, endpoint), False
         return functools.partial(pool.run, endpoint), True
     return endpoint, runs_async
 

@@ -26,7 +26,7 @@ FLOORS = {
 WIRE_ORDER = [
     "plan", "buffer", "scan", "parser", "httptools_parser", "runner", "router", "system",
     "transport",
-    "multidict", "messages", "serializer", "protocol",
+    "multidict", "messages", "outgoing", "serializer", "protocol",
 ]
 # App.run() is the one step up: the application starts the process that serves it.
 EXCEPTIONS = {("app", "worker")}
@@ -35,7 +35,7 @@ FORBIDDEN = {
     APPLICATION: {"socket", "signal", "uvloop", "click", "multiprocessing"},
     PROCESS: {"click"},
 }
-ASYNCIO_ON_THE_WIRE = {"protocol", "transport", "runner"}
+ASYNCIO_ON_THE_WIRE = {"outgoing", "protocol", "transport", "runner"}
 OPTIONAL = [
     "click", "uvloop", "httptools", "h11", "httpx", "anyio", "jinja2", "msgspec",
     "prometheus_client", "multipart", "watchfiles", "redis", "websockets", "wsproto",

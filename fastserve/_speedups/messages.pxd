@@ -11,8 +11,12 @@ cdef class Connection(Protocol):
     cdef Channel channel
     cdef object app
     cdef object loop
+    cdef object forwarded       # reads what trusted proxies say; None: nobody here is one
+    cdef object told_peer       # the Address that a PROXY header told, or None
+    cdef bint told_encrypted    # and whether it was TLS that the client spoke
     cdef int want_body(self, Request request) except -1     # 100-continue, and reading goes on
     cdef int body_taken(self, Request request) except -1    # there is room for more
+    cdef int send_interim(self, Request request, bytes message) except -1   # a 1xx, in its turn
 
 cdef enum:
     BODY_HIGH = 64 * 1024       # of a body nobody takes: reading pauses from here on
@@ -37,6 +41,13 @@ cdef class Body:
     cdef inline bint full(self):
         return not self.collecting and self.size >= BODY_HIGH
 
+cdef class Origin:
+    # What a trusted proxy said of a request; each None where it is silent.
+    cdef object client          # an Address
+    cdef object scheme          # "http" or "https"
+    cdef object authority       # host or host:port
+    cdef object port            # of the authority, where that names none
+
 cdef class Request:
     cdef Connection connection
     cdef Plan plan
@@ -55,8 +66,11 @@ cdef class Request:
     cdef bytes content          # the whole body; None until known
     cdef bint streamed
     cdef object decoded_path, decoded_query, parsed_headers, parsed_cookies, own_state, peer
+    cdef Origin told            # by a trusted proxy; None until asked for
 
     cdef int check_length(self, Py_ssize_t limit, Py_ssize_t size) except -1    # 413
+    cdef object neighbour(self)     # the Address of whoever connected, or None once it is gone
+    cdef Origin origin(self)
 
 cdef class Response:
     cdef public int status
@@ -69,6 +83,7 @@ cdef class StreamingResponse(Response):
     cdef readonly object source     # an iterable or async iterable of bytes or str
     cdef readonly int64_t length    # of the body in bytes; -1: not known
     cdef readonly object trailers   # None, or what makes the trailer fields when the body ended
+    cdef bint waits_for_first       # the first piece tells the media type; until then no head
 
 cdef class ConditionalResponse(Response):
     # Decided by the request that it answers: preconditions, ranges, codings.

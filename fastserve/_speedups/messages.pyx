@@ -34,6 +34,9 @@ cdef class Connection(Protocol):
     cdef int body_taken(self, Request request) except -1:
         return 0
 
+    cdef int send_interim(self, Request request, bytes message) except -1:
+        return 0
+
 
 class Address(tuple):
     """Where a client is: (host, port); host is "" and port 0 for a unix socket."""
@@ -55,6 +58,18 @@ class Address(tuple):
 
     def __repr__(self):
         return f"Address(host={self[0]!r}, port={self[1]!r})"
+
+
+cdef class Origin:
+    pass
+
+
+cdef Origin SILENCE = Origin.__new__(Origin)
+cdef dict DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+cdef bint has_port(str authority):
+    return authority.rpartition("]")[2].find(":") >= 0
 
 
 class State(types.SimpleNamespace):
@@ -144,12 +159,15 @@ cdef class Request:
     @property
     def url(self):
         """The whole URL as text, from the scheme, Host and target."""
-        host = self.headers.get("host")
+        cdef Origin told
         if self.target[:1] not in (b"/", b"*"):
             return self.target.decode("latin-1")
-        if not host:
-            host = "localhost"
-        return f"{self.scheme}://{host}{self.target.decode('latin-1')}"
+        told = self.origin()
+        host = told.authority or self.headers.get("host") or "localhost"
+        scheme = self.scheme
+        if told.port is not None and told.port != DEFAULT_PORTS[scheme] and not has_port(host):
+            host = f"{host}:{told.port}"
+        return f"{scheme}://{host}{self.target.decode('latin-1')}"
 
     @property
     def headers(self):
@@ -172,7 +190,40 @@ cdef class Request:
 
     @property
     def client(self):
-        """The peer's address, with .host and .port; None once it is gone."""
+        """The client's address, with .host and .port; None once it is gone.
+
+        Behind a trusted proxy, who the proxy says it is; the port is 0 where it does not say.
+        """
+        cdef Origin told = self.origin()
+        return self.neighbour() if told.client is None else told.client
+
+    @property
+    def scheme(self):
+        """"http" or "https"; behind a trusted proxy, what the client spoke to that."""
+        cdef Origin told = self.origin()
+        if told.scheme is not None:
+            return told.scheme
+        if self.connection.told_encrypted or (
+                self.connection.channel is not None and self.connection.channel.encrypted()):
+            return "https"
+        return "http"
+
+    @property
+    def ssl_object(self):
+        """The ssl.SSLObject of a TLS connection: cipher(), version(), getpeercert(True); or None."""
+        if self.connection.channel is None:
+            return None
+        return self.connection.channel.tls()
+
+    @property
+    def client_cert(self):
+        """The client's certificate as ssl.SSLSocket.getpeercert() gives it; None without one."""
+        found = self.ssl_object
+        return None if found is None else found.getpeercert() or None
+
+    cdef object neighbour(self):
+        if self.peer is None:
+            self.peer = self.connection.told_peer
         if self.peer is None and self.connection.channel is not None:
             found = self.connection.channel.peer()
             if isinstance(found, tuple) and len(found) >= 2:
@@ -181,12 +232,25 @@ cdef class Request:
                 self.peer = Address("", 0)
         return self.peer
 
-    @property
-    def scheme(self):
-        """"http" or "https"."""
-        if self.connection.channel is not None and self.connection.channel.encrypted():
-            return "https"
-        return "http"
+    cdef Origin origin(self):
+        cdef Origin told
+        cdef object reader = self.connection.forwarded
+        if self.told is not None:
+            return self.told
+        if reader is None:
+            return SILENCE
+        peer = self.neighbour()
+        if peer is None:
+            return SILENCE      # gone, and nobody to trust any more
+        if not reader.trusts(peer[0]):
+            self.connection.forwarded = None    # nor is any other request of this connection
+            return SILENCE
+        told = Origin.__new__(Origin)
+        client, told.scheme, told.authority, told.port = reader.read(self.headers)
+        if client is not None:
+            told.client = Address(client[0], client[1])
+        self.told = told
+        return told
 
     @property
     def path_params(self):
@@ -292,6 +356,21 @@ cdef class Request:
                 raise arriving.error
             else:
                 await arriving.wait()
+
+    def send_early_hints(self, links):
+        """Tell the client what to fetch while the answer is in the making: a 103 (RFC 8297).
+
+        links:  the values of Link fields, e.g. ["</app.css>; rel=preload; as=style"], or one str
+        Nothing is sent to HTTP/1.0, or while an earlier request is still being answered.
+        Raises ValueError for what cannot be in a header.
+        """
+        cdef MutableHeaders fields = mutable_headers(
+            [("link", link) for link in ((links,) if isinstance(links, str) else links)])
+        cdef bytes message = b"HTTP/1.1 103 Early Hints\r\n"
+        if self.minor_version and fields.pairs:
+            for name, value in fields.pairs:
+                message += b"Link: " + value + b"\r\n"
+            self.connection.send_interim(self, message + b"\r\n")
 
     def __repr__(self):
         return f"<Request {self.method} {self.target.decode('latin-1')!r}>"
@@ -557,9 +636,19 @@ cdef Response to_response(object value):
         return make_response(b"", 204, None, None)
     if type(value) is tuple:
         return response_of_tuple(<tuple>value)
-    if isinstance(value, (types.GeneratorType, types.AsyncGeneratorType)):
-        raise TypeError("a handler returned a generator; return the whole body")
+    if hasattr(type(value), "__next__") or hasattr(type(value), "__anext__"):
+        return stream_of(value)
     return make_response(dump_json(value), 200, None, JSON)
+
+
+cdef StreamingResponse stream_of(object iterator):
+    # What a generator yields first tells what its body is.
+    cdef StreamingResponse response = StreamingResponse.__new__(StreamingResponse)
+    response.body = b""
+    response.source = iterator
+    response.length = -1
+    response.waits_for_first = True
+    return response
 
 
 cdef Response response_of_tuple(tuple value):

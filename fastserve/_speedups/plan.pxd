@@ -19,6 +19,7 @@ cdef class Plan:
     cdef readonly object route              # fastserve.routing.Route, or None for the built-in answers
     cdef readonly Py_ssize_t max_body_bytes # -1: the server's limit; for stream(), none
     cdef readonly bint cancel_on_disconnect
+    cdef readonly bint exempt               # answered however many requests are in flight
     cdef tuple kwnames                      # None, or the names of the keyword arguments
     cdef int argument_count
     cdef signed char source[MAX_ARGUMENTS]

@@ -9,6 +9,7 @@ class Plan:
     route: Any
     max_body_bytes: int
     cancel_on_disconnect: bool
+    exempt: bool
     def __init__(
         self,
         handler: Callable[..., Any],
@@ -20,5 +21,6 @@ class Plan:
         route: Any = ...,
         max_body_bytes: int | None = ...,
         cancel_on_disconnect: bool = ...,
+        exempt: bool = ...,
     ) -> None: ...
     def invoke(self, request: Any, values: tuple[Any, ...]) -> Any: ...

@@ -15,10 +15,12 @@ cdef class Plan:
     sources:   for each argument -1 (the request) or the index of a path parameter
     kwnames:   names of the last arguments, which are passed by keyword
     is_async:  whether calling it makes a coroutine
+    exempt:    from the limit of requests in flight, as health checks are
     """
 
     def __init__(self, handler, sources, *, kwnames=(), bint is_async=False, param_names=(),
-                 route=None, max_body_bytes=None, bint cancel_on_disconnect=False):
+                 route=None, max_body_bytes=None, bint cancel_on_disconnect=False,
+                 bint exempt=False):
         cdef int index
         if len(sources) > MAX_ARGUMENTS:
             raise ValueError(f"a handler takes at most {MAX_ARGUMENTS} arguments, not {len(sources)}")
@@ -30,6 +32,7 @@ cdef class Plan:
         self.route = route
         self.max_body_bytes = -1 if max_body_bytes is None else max_body_bytes
         self.cancel_on_disconnect = cancel_on_disconnect
+        self.exempt = exempt
         self.kwnames = tuple(kwnames) or None
         self.argument_count = len(sources)
         for index, source in enumerate(sources):

@@ -7,11 +7,12 @@
 from libc.stdint cimport int64_t, uint8_t
 
 from fastserve._speedups.buffer cimport Buffer
-from fastserve._speedups.messages cimport Connection, Request
+from fastserve._speedups.messages cimport Connection, ConditionalResponse, Request, Response
+from fastserve._speedups.outgoing cimport Outgoing
 from fastserve._speedups.parser cimport Chunks, Head, Parser
 from fastserve._speedups.plan cimport Plan
 from fastserve._speedups.router cimport Params, PathEntry, Router
-from fastserve._speedups.runner cimport Runner, TaskOwner
+from fastserve._speedups.runner cimport Runner
 from fastserve._speedups.serializer cimport Persistence, Serializer
 from fastserve._speedups.transport cimport Poller, ProtocolFactory
 
@@ -30,17 +31,21 @@ cdef struct Call:
     bint failing            # the answer in the making is that to an exception
     uint8_t minor_version
 
-cdef class Exchange(TaskOwner):
+cdef class Exchange(Outgoing):
     # A request that is not answered yet, or whose answer waits for its turn.
     cdef HttpProtocol connection
     cdef Request request
     cdef object task
     cdef Call call
     cdef bytes rendered             # the answer, while it waits
+    cdef Response response          # the answer whose body is sent as it is made
     cdef bint done
     cdef bint ends                  # the answer says "Connection: close"
     cdef bint cancellable           # by the client's leaving
     cdef Exchange next
+
+    cdef object give_up(self)
+    cdef int let_go(self) except -1
 
 cdef class HttpProtocol(Connection):
     cdef Engine engine
@@ -78,6 +83,13 @@ cdef class HttpProtocol(Connection):
                            Params* params, const char* data, Call* call) except -1
     cdef int fail(self, object error, Exchange exchange, Request request, Call* call) except -1
     cdef int answer(self, object value, Exchange exchange, Request request, Call* call) except -1
+    cdef int prepare(self, ConditionalResponse response, Exchange exchange, Request request,
+                     Call* call) except -1
+    cdef int answer_later(self, Response response, Exchange exchange, Request request,
+                          Call* call) except -1
+    cdef int start_body(self, Exchange exchange) except -1
+    cdef int open_body(self, Exchange exchange, bytes media_type) except -1
+    cdef int body_ended(self, Exchange exchange, object error) except -1
     cdef int answer_plain(self, int status, bytes detail, str allow, Exchange exchange,
                           Call* call) except -1
     cdef Persistence persistence(self, Exchange exchange, Call* call)
@@ -92,6 +104,7 @@ cdef class HttpProtocol(Connection):
     cdef int update_reading(self) except -1
     cdef int linger(self) except -1
     cdef int leave_running(self) except -1
+    cdef bint is_idle(self)
     cdef int drain(self) except -1
 
 cdef class Engine(ProtocolFactory):
@@ -109,6 +122,7 @@ cdef class Engine(ProtocolFactory):
     cdef dict lingering             # connection -> when to give up on it
     cdef list later                 # connections whose turn was cut short
     cdef list acceptors
+    cdef object forwarded           # what the connections begin with
     cdef public bint draining
     cdef readonly Py_ssize_t requests_in_flight
     cdef readonly Py_ssize_t requests_total

@@ -2,7 +2,7 @@ from collections.abc import Callable
 from socket import socket
 from typing import Any
 
-from fastserve._speedups.messages import Request
+from fastserve._speedups.messages import Address, Request
 from fastserve._speedups.router import Router
 
 class Engine:
@@ -15,6 +15,7 @@ class Engine:
     app:               what request.app gives
     http:              "native" or "httptools"
     tasks:             "direct" or "asyncio"
+    forwarded:         a fastserve.proxy.ForwardedFields, where proxies are trusted
     """
 
     draining: bool          # every response says "Connection: close"
@@ -45,6 +46,7 @@ class Engine:
         use_epoll: bool = ...,
         clock: Callable[[], float] = ...,
         wall_clock: Callable[[], float] = ...,
+        forwarded: Any = ...,
     ) -> None: ...
     def tick(self) -> None:
         """Once a second: render the Date header, run due deadlines."""
@@ -61,7 +63,25 @@ class Engine:
         """Close idle connections now and every other one behind its last response."""
     def abort(self) -> None:
         """Cancel the handlers still running and drop every connection."""
-    def protocol(self) -> Any:
-        """A new connection for a transport of the loop (the protocol factory)."""
+    def listen_for(self, listener: socket, accepted: Callable[[socket], object]) -> None:
+        """Give each connected socket of a listening one to `accepted`, not blocking."""
+    def adopt(
+        self,
+        sock: socket,
+        peer: Address | None = ...,
+        *,
+        encrypted: bool = ...,
+        received: bytes = ...,
+    ) -> None:
+        """Serve a connected, non-blocking socket, which becomes the engine's.
+
+        received:  what was read from it already; peer, encrypted: as for protocol()
+        """
+    def protocol(self, peer: Address | None = ..., *, encrypted: bool = ...) -> Any:
+        """A new connection for a transport of the loop (the protocol factory).
+
+        peer:       who the client is, where a PROXY header told: an Address
+        encrypted:  the client spoke TLS to whoever wrote that
+        """
     def close(self) -> None:
         """Give the poller and buffers back; the engine cannot be used again."""

@@ -15,13 +15,19 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
 from fastserve._speedups.buffer cimport Buffer
-from fastserve._speedups.messages cimport Body, Connection, Request, load_orjson
+from fastserve._speedups.messages cimport (
+    Body, ConditionalResponse, Connection, PartsResponse, Request, Response, StreamingResponse,
+    load_orjson, to_response)
+from fastserve._speedups.outgoing cimport (
+    FRAMED_BY_CHUNKS, FRAMED_BY_CLOSE, FRAMED_BY_LENGTH, Outgoing, send_parts, send_pieces)
 from fastserve._speedups.parser cimport (
     METHOD_GET, METHOD_HEAD, METHOD_OPTIONS, METHOD_TRACE, NativeParser)
 from fastserve._speedups.router cimport MATCH_FOUND, MATCH_MALFORMED, release_params
-from fastserve._speedups.runner cimport RAISED, RETURNED, Outcome
-from fastserve._speedups.serializer cimport PERSIST_NOT, PERSIST_SAID, PERSIST_SILENT
-from fastserve._speedups.transport cimport Channel, LoopChannel, Protocol, make_acceptor
+from fastserve._speedups.runner cimport RAISED, RETURNED, SUSPENDED, Outcome
+from fastserve._speedups.serializer cimport (
+    CHUNKED, PERSIST_NOT, PERSIST_SAID, PERSIST_SILENT, UNTIL_CLOSE)
+from fastserve._speedups.transport cimport (
+    Channel, LoopChannel, Protocol, make_acceptor, open_transport)
 
 from fastserve.errors import ClientDisconnect, HTTPError
 
@@ -31,6 +37,10 @@ cdef extern from *:
         (Py_TYPE(o)->tp_as_async != NULL && Py_TYPE(o)->tp_as_async->am_await != NULL)
     """
     bint FS_AWAITABLE(object value)
+
+cdef extern from "Python.h":
+    bint PyGen_CheckExact(object value)
+    bint PyAsyncGen_CheckExact(object value)
 
 cdef enum:
     REQUESTS_PER_TURN = 64          # of one connection, before others get theirs
@@ -47,14 +57,21 @@ async def awaited(value):
     return await value
 
 
-cdef class Exchange(TaskOwner):
+cdef inline bint needs_request(object value):
+    # Its request may decide it, or be named in the log when its body fails.
+    return isinstance(value, Response) or PyGen_CheckExact(value) or PyAsyncGen_CheckExact(value)
+
+
+cdef class Exchange(Outgoing):
     cdef int task_done(self, object task) except -1:
         cdef HttpProtocol connection = self.connection
         cdef Outcome outcome = RETURNED
         cdef object ended = connection.engine.runner.ended(task, &outcome)
         connection.engine.requests_in_flight -= 1
         self.task = None
-        if self.done or connection.stage == STAGE_LOST or (
+        if self.response is not None:
+            connection.body_ended(self, ended if outcome == RAISED else None)
+        elif self.done or connection.stage == STAGE_LOST or (
                 connection.ended and self.cancellable):
             self.abandon(ended if outcome == RAISED else None)
         elif outcome == RAISED:
@@ -62,6 +79,9 @@ cdef class Exchange(TaskOwner):
         else:
             connection.answer(ended, self, self.request, &self.call)
         return connection.proceed()
+
+    cdef int open(self, bytes media_type) except -1:
+        return self.connection.open_body(self, media_type)
 
     def abandon(self, error):
         # Nobody is there to answer; a mistake of the handler's is still reported.
@@ -73,6 +93,31 @@ cdef class Exchange(TaskOwner):
             self.rendered = b""
             connection.closing = True
             connection.pop_answered()
+
+    cdef object give_up(self):
+        # Nobody will read the answer: what works on it learns so, what it holds is let go.
+        self.done = True
+        self.channel = None
+        if self.task is not None:
+            self.task.cancel()
+        else:
+            self.let_go()
+
+    cdef int let_go(self) except -1:
+        # Of what a body held that was never begun, or has ended.
+        cdef Response response = self.response
+        self.response = None
+        close = None
+        if type(response) is PartsResponse or isinstance(response, PartsResponse):
+            close = (<PartsResponse>response).on_close
+        elif isinstance(response, StreamingResponse):
+            close = getattr((<StreamingResponse>response).source, "close", None)
+        if close is not None:
+            try:
+                close()
+            except Exception as error:
+                self.connection.engine.report(self.request, error)
+        return 0
 
 
 cdef class HttpProtocol(Connection):
@@ -104,6 +149,7 @@ cdef class HttpProtocol(Connection):
         self.engine.alive.discard(self)
         self.engine.lingering.pop(self, None)
         self.leave_running()
+        self.leave_bodies()
         self.receiver = None
         self.first = self.last = None
         self.outstanding = 0
@@ -113,10 +159,14 @@ cdef class HttpProtocol(Connection):
 
     cpdef pause_writing(self):
         self.writing_paused = True
+        if self.first is not None:
+            self.first.paused = True
         self.update_reading()
 
     cpdef resume_writing(self):
         self.writing_paused = False
+        if self.first is not None:
+            self.first.resume()
         self.proceed()
 
     # the transport's side
@@ -366,6 +416,8 @@ cdef class HttpProtocol(Connection):
         self.engine.runner.after_sync()
         if FS_AWAITABLE(result):
             return self.run_coroutine(awaited(result), None, request, plan, params, data, call)
+        if request is None and needs_request(result):
+            request = self.make_request(plan, params, data, None, False)
         return self.answer(result, None, request, call)
 
     cdef Request make_request(self, Plan plan, Params* params, const char* data, bytes content,
@@ -414,6 +466,8 @@ cdef class HttpProtocol(Connection):
         cdef Outcome outcome = RETURNED
         cdef object result = engine.runner.begin(coroutine, &outcome)
         if outcome == RETURNED:
+            if request is None and data != NULL and needs_request(result):
+                request = self.make_request(plan, params, data, None, False)
             return self.answer(result, exchange, request, call)
         if outcome == RAISED:
             if request is None and data != NULL:
@@ -482,14 +536,140 @@ cdef class HttpProtocol(Connection):
     cdef int answer(self, object value, Exchange exchange, Request request, Call* call) except -1:
         cdef Buffer out = self.engine.out
         cdef Py_ssize_t mark = out.size
-        cdef Persistence persistence = self.persistence(exchange, call)
+        cdef Persistence persistence
         cdef bytes large
+        if type(value) is not str and type(value) is not dict:
+            try:
+                value = to_response(value)
+            except Exception as error:
+                return self.fail(error, exchange, request, call)
+            if isinstance(value, (StreamingResponse, PartsResponse)):
+                return self.answer_later(value, exchange, request, call)
+            if isinstance(value, ConditionalResponse):
+                return self.prepare(value, exchange, request, call)
+        persistence = self.persistence(exchange, call)
         try:
             large = self.engine.serializer.add_value(out, value, call.head_only, &persistence)
         except Exception as error:
             out.size = mark
             return self.fail(error, exchange, request, call)
         return self.deliver(exchange, mark, large, persistence == PERSIST_NOT)
+
+    cdef int prepare(self, ConditionalResponse response, Exchange exchange, Request request,
+                     Call* call) except -1:
+        cdef object value
+        if request is None:
+            return self.answer_plain(500, None, None, exchange, call)
+        try:
+            value = response.prepare(request)
+        except Exception as error:
+            return self.fail(error, exchange, request, call)
+        if FS_AWAITABLE(value):
+            return self.run_coroutine(
+                awaited(value), exchange, request, request.plan, NULL, NULL, call)
+        return self.answer(value, exchange, request, call)
+
+    cdef int answer_later(self, Response response, Exchange exchange, Request request,
+                          Call* call) except -1:
+        # A body that is sent as it is made, when its turn has come.
+        if exchange is None:
+            exchange = Exchange.__new__(Exchange)
+            exchange.connection = self
+            exchange.call = call[0]
+            exchange.request = request
+            self.enqueue(exchange)
+        exchange.response = response
+        if exchange is self.first:
+            return self.start_body(exchange)
+        return 0
+
+    cdef int start_body(self, Exchange exchange) except -1:
+        cdef Engine engine = self.engine
+        cdef Outcome outcome = RETURNED
+        cdef object result, coroutine
+        exchange.channel = self.channel
+        exchange.loop = self.loop
+        exchange.paused = self.writing_paused
+        if exchange.call.head_only:
+            try:
+                self.open_body(exchange, None)
+            except Exception as error:
+                exchange.let_go()
+                return self.fail(error, exchange, exchange.request, &exchange.call)
+            return self.body_ended(exchange, None)
+        if isinstance(exchange.response, PartsResponse):
+            coroutine = send_parts(exchange, <PartsResponse>exchange.response)
+        else:
+            coroutine = send_pieces(exchange, <StreamingResponse>exchange.response)
+        result = engine.runner.begin(coroutine, &outcome)
+        if outcome != SUSPENDED:
+            return self.body_ended(exchange, result if outcome == RAISED else None)
+        exchange.task = result
+        engine.requests_in_flight += 1
+        return engine.runner.adopt(result, exchange)
+
+    def start_next_body(self):
+        """The turn of a body has come that waited behind another answer."""
+        if self.first is not None and self.first.response is not None and (
+                self.first.task is None and self.stage != STAGE_LOST):
+            self.start_body(self.first)
+            self.proceed()
+
+    cdef int open_body(self, Exchange exchange, bytes media_type) except -1:
+        # The head leaves; from here on there is no other answer to this request.
+        cdef Response response = exchange.response
+        cdef Call* call = &exchange.call
+        cdef Persistence persistence = PERSIST_SILENT if call.minor_version else PERSIST_SAID
+        cdef int64_t length = CHUNKED if call.minor_version else UNTIL_CLOSE
+        if self.channel is None:
+            exchange.opened = True
+            return 0
+        if isinstance(response, PartsResponse):
+            length = (<PartsResponse>response).length
+        elif (<StreamingResponse>response).length >= 0:
+            length = (<StreamingResponse>response).length
+        if exchange is self.last and (
+                self.stage != STAGE_HEAD or not call.keep_alive or self.unread
+                or self.engine.draining) or length == UNTIL_CLOSE:
+            # What is not read of the request by now may come too late to tell (RFC 9112 9.3).
+            persistence = PERSIST_NOT
+        self.engine.serializer.add_open_head(
+            self.engine.out, response, length, media_type, call.head_only, &persistence)
+        exchange.opened = True
+        exchange.ends = persistence == PERSIST_NOT
+        if exchange.ends:
+            self.closing = True
+            self.unread = self.unread or self.stage != STAGE_HEAD
+        exchange.framing = FRAMED_BY_LENGTH
+        exchange.left = length
+        if length == CHUNKED:
+            exchange.framing = FRAMED_BY_CHUNKS
+        elif length == UNTIL_CLOSE:
+            exchange.framing = FRAMED_BY_CLOSE
+        return self.flush()
+
+    cdef int body_ended(self, Exchange exchange, object error) except -1:
+        if error is not None and exchange.opened and not isinstance(
+                error, (CancelledError, ClientDisconnect)):
+            self.engine.report(exchange.request, error)
+        exchange.let_go()
+        if self.stage == STAGE_LOST or exchange.done:
+            return 0
+        if error is None:
+            self.unlink_first(exchange.ends)
+            if self.engine.draining and not self.working and self.is_idle():
+                self.closing = True     # its head was sent before anybody knew
+            return self.pop_answered()
+        if not exchange.opened:
+            return self.fail(error, exchange, exchange.request, &exchange.call)
+        # The head is gone and the body cannot follow: only the end of the connection tells.
+        self.leave_all()
+        self.closing = True
+        if exchange.framing == FRAMED_BY_CLOSE:
+            self.stage = STAGE_HEAD
+            self.unread = False
+            return self.channel.reset()
+        return 0
 
     cdef int answer_plain(self, int status, bytes detail, str allow, Exchange exchange,
                           Call* call) except -1:
@@ -551,9 +731,12 @@ cdef class HttpProtocol(Connection):
         cdef Exchange exchange = self.first
         exchange.done = True
         exchange.request = None
+        exchange.channel = None
         self.first = exchange.next
         exchange.next = None
         self.outstanding -= 1
+        if self.first is not None and self.first.response is not None:
+            self.loop.call_soon(self.start_next_body)
         if ends:
             # Nothing may follow an answer that says so (RFC 9112 section 9.6).
             self.leave_all()
@@ -565,12 +748,18 @@ cdef class HttpProtocol(Connection):
         """Cancel every handler of this connection; none will be answered."""
         cdef Exchange exchange = self.first
         while exchange is not None:
-            exchange.done = True
-            if exchange.task is not None:
-                exchange.task.cancel()
+            exchange.give_up()
             exchange = exchange.next
         self.first = self.last = None
         self.outstanding = 0
+
+    def leave_bodies(self):
+        """Nobody is there to send a body to, whatever the method was."""
+        cdef Exchange exchange = self.first
+        while exchange is not None:
+            if exchange.response is not None:
+                exchange.give_up()
+            exchange = exchange.next
 
     cdef int leave_running(self) except -1:
         # The client is gone: nobody waits for what a safe handler works out. Others run to
@@ -650,9 +839,12 @@ cdef class HttpProtocol(Connection):
             self.channel.resume_reading()
         return self.channel.shutdown_output()
 
+    cdef bint is_idle(self):
+        return self.first is None and self.stage == STAGE_HEAD and (
+            self.input is None or self.input.size == 0)
+
     cdef int drain(self) except -1:
-        if self.first is None and self.stage == STAGE_HEAD and (
-                self.input is None or self.input.size == 0):
+        if self.is_idle():
             self.closing = True
             self.settle()
         return 0
@@ -675,6 +867,16 @@ cdef class HttpProtocol(Connection):
             self.update_reading()
         return 0
 
+    cdef int send_interim(self, Request request, bytes message) except -1:
+        # Only in the turn of its request; what is being sent already has had its interim ones.
+        if self.channel is None or self.first is not None and (
+                self.first.request is not request or self.first.opened):
+            return 0
+        self.engine.out.append(PyBytes_AS_STRING(message), PyBytes_GET_SIZE(message))
+        if not self.working:
+            self.flush()
+        return 0
+
 
 cdef inline bint is_safe(Head* head) noexcept:
     # Safe methods (RFC 9110 section 9.2.1), and no body to wait for.
@@ -692,7 +894,8 @@ cdef class Engine(ProtocolFactory):
                  max_target_bytes=8 * 1024, max_body_bytes=1024 * 1024,
                  max_chunk_extension_bytes=4 * 1024, max_trailer_bytes=8 * 1024, max_trailers=32,
                  max_pipelined=16, lingering_close_s=2.0, lingering_close_bytes=256 * 1024,
-                 bint use_epoll=True, clock=time.monotonic, wall_clock=time.time):
+                 bint use_epoll=True, clock=time.monotonic, wall_clock=time.time,
+                 forwarded=None):
         limits = {
             "max_head_bytes": max_head_bytes, "max_field_bytes": max_field_bytes,
             "max_headers": max_headers, "max_target_bytes": max_target_bytes,
@@ -723,6 +926,7 @@ cdef class Engine(ProtocolFactory):
         self.lingering = {}
         self.later = []
         self.acceptors = []
+        self.forwarded = forwarded
         self.max_body_bytes = max_body_bytes
         self.max_pipelined = max_pipelined
         self.lingering_close_s = lingering_close_s
@@ -745,12 +949,38 @@ cdef class Engine(ProtocolFactory):
         protocol.engine = self
         protocol.app = self.app
         protocol.loop = self.loop
+        protocol.forwarded = self.forwarded
         protocol.parser = self.parser.for_connection()
         return protocol
 
-    def protocol(self):
-        """A new connection, for a transport of the loop."""
-        return self.make()
+    def protocol(self, peer=None, *, bint encrypted=False):
+        """A new connection, for a transport of the loop.
+
+        peer:       who the client is, where a PROXY header told: an Address
+        encrypted:  the client spoke TLS to whoever wrote that
+        """
+        cdef HttpProtocol made = self.make()
+        made.told_peer = peer
+        made.told_encrypted = encrypted
+        return made
+
+    def adopt(self, sock, peer=None, *, bint encrypted=False, bytes received=b""):
+        """Serve a connected, non-blocking socket, which becomes the engine's.
+
+        received:  what was read from it already; peer, encrypted: as for protocol()
+        """
+        cdef HttpProtocol made = self.protocol(peer, encrypted=encrypted)
+        open_transport(self.poller, sock.detach(), made)
+        if received:
+            made.data_received(received)
+
+    def listen_for(self, listener, accepted):
+        """Give each connected socket of a listening one to `accepted`, not blocking."""
+        def hand_over(sock):
+            sock.setblocking(False)
+            accepted(sock)
+
+        self.acceptors.append(make_acceptor(self.poller, listener, hand_over))
 
     def tick(self):
         """Once a second: render the Date header and end what lingered long enough."""
@@ -773,7 +1003,6 @@ cdef class Engine(ProtocolFactory):
         options:  for loop.connect_accepted_socket, e.g. ssl=
         """
         def accepted(sock):
-            sock.setblocking(False)
             task = self.loop.create_task(
                 self.loop.connect_accepted_socket(self.protocol, sock, **options))
             opening.add(task)
@@ -785,7 +1014,7 @@ cdef class Engine(ProtocolFactory):
                 logger.debug("a connection did not open: %r", task.exception())
 
         opening = set()
-        self.acceptors.append(make_acceptor(self.poller, listener, accepted))
+        self.listen_for(listener, accepted)
 
     def stop_listening(self):
         """Accept what is queued, then leave the listeners alone; they stay open."""

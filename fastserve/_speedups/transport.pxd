@@ -47,8 +47,10 @@ cdef class Channel(Watcher):
     # Both may call connection_lost before they return: make them the last thing you do.
     cdef int close(self) except -1              # behind what is written
     cdef int abort(self) except -1              # at once
+    cdef int reset(self) except -1              # at once, and the peer learns that it is cut
     cdef object peer(self)                      # (host, port, ...), a path, or None
     cdef bint encrypted(self)
+    cdef object tls(self)                       # the ssl.SSLObject, or None
 
 cdef class LoopChannel(Channel):
     cdef object transport
@@ -123,4 +125,6 @@ cdef class Acceptor(Watcher):
     cdef double last_complaint
     cdef int accept_some(self, int limit) except -1
 
+# Serve a connected, non-blocking socket, whose descriptor becomes the transport's.
+cdef SocketTransport open_transport(Poller poller, int fd, Protocol protocol)
 cdef Acceptor make_acceptor(Poller poller, object listener, object accepted)

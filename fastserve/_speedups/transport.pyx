@@ -20,6 +20,7 @@ import errno
 import logging
 import os
 import socket
+import struct
 import time
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -121,11 +122,17 @@ cdef class Channel(Watcher):
     cdef int abort(self) except -1:
         raise NotImplementedError
 
+    cdef int reset(self) except -1:
+        return self.abort()
+
     cdef object peer(self):
         return None
 
     cdef bint encrypted(self):
         return False
+
+    cdef object tls(self):
+        return None
 
 
 cdef class LoopChannel(Channel):
@@ -175,6 +182,9 @@ cdef class LoopChannel(Channel):
 
     cdef bint encrypted(self):
         return self.transport.get_extra_info("sslcontext") is not None
+
+    cdef object tls(self):
+        return self.transport.get_extra_info("ssl_object")
 
 
 cdef inline uint64_t event_key(Watcher watcher) noexcept:
@@ -631,6 +641,15 @@ cdef class SocketTransport(Channel):
     cdef int abort(self) except -1:
         return self.lose()
 
+    cdef int reset(self) except -1:
+        if self.fd >= 0:
+            view = socket.socket(fileno=self.fd)
+            try:
+                view.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            finally:
+                view.detach()
+        return self.lose()
+
     cdef int fail(self, int code) except -1:
         # The protocol may be in the middle of something: tell it afterwards.
         if self.error is None:
@@ -667,6 +686,17 @@ cdef class SocketTransport(Channel):
         return self.address
 
 
+cdef SocketTransport open_transport(Poller poller, int fd, Protocol protocol):
+    cdef SocketTransport transport = SocketTransport.__new__(SocketTransport)
+    transport.fd = fd
+    transport.poller = poller
+    transport.reading = True
+    transport.protocol = protocol
+    protocol.connected(transport)
+    poller.watch(transport, EPOLLIN | EPOLLRDHUP | EPOLLET)
+    return transport
+
+
 cdef class Acceptor(Watcher):
     """Accepts the connections of one listening socket, which stays its caller's."""
 
@@ -674,7 +704,6 @@ cdef class Acceptor(Watcher):
         return self.accept_some(ACCEPTS_PER_TURN)
 
     cdef int accept_some(self, int limit) except -1:
-        cdef SocketTransport transport
         cdef int fd
         while limit > 0:
             limit -= 1
@@ -684,13 +713,7 @@ cdef class Acceptor(Watcher):
             if self.accepted is not None:
                 self.accepted(socket.socket(fileno=fd))
                 continue
-            transport = SocketTransport.__new__(SocketTransport)
-            transport.fd = fd
-            transport.poller = self.poller
-            transport.reading = True
-            transport.protocol = self.poller.factory.make()
-            transport.protocol.connected(transport)
-            self.poller.watch(transport, EPOLLIN | EPOLLRDHUP | EPOLLET)
+            open_transport(self.poller, fd, self.poller.factory.make())
         return 0
 
     def cannot_accept(self, int code):
