@@ -7,8 +7,9 @@ import functools
 import gzip
 import hashlib
 import random
+from collections.abc import AsyncIterator, Iterator
 
-from fastserve import App, HTTPError, Request, Response
+from fastserve import App, HTTPError, Request, Response, StreamingResponse
 
 MIB = 1 << 20
 TAG = '"a-tag"'
@@ -18,7 +19,12 @@ PNG = bytes.fromhex(
     "0000000c49444154789c63f8cfc0000003010100c9fe92ef0000000049454e44ae426082"
 )
 
+PIECE = 10_000
+STYLE = "</page.css>; rel=preload; as=style"
+
 app = App()
+gates: dict[str, asyncio.Event] = {}
+left: set[str] = set()
 
 
 @functools.lru_cache(maxsize=8)
@@ -142,6 +148,100 @@ def zipped(request: Request):
 @app.get("/teapot")
 def teapot():
     raise HTTPError(418, "short and stout")
+
+
+def pieces_of(size: int) -> Iterator[bytes]:
+    """content(size), a piece at a time."""
+    for start in range(0, size, PIECE):
+        yield content(size)[start : start + PIECE]
+
+
+@app.get("/stream/{size:int}")
+async def stream(size: int):
+    for piece in pieces_of(size):
+        yield piece
+        await asyncio.sleep(0)
+
+
+@app.get("/stream-sync/{size:int}")
+def stream_sync(size: int):
+    return StreamingResponse(pieces_of(size), content_type="application/octet-stream")
+
+
+@app.get("/stream-sized/{size:int}")
+def stream_sized(size: int):
+    return StreamingResponse(pieces_of(size), length=size)
+
+
+@app.get("/trailed/{size:int}")
+def trailed(size: int):
+    digest = hashlib.sha256()
+
+    def body() -> Iterator[bytes]:
+        for piece in pieces_of(size):
+            digest.update(piece)
+            yield piece
+
+    return StreamingResponse(body(), trailers=lambda: {"x-sha256": digest.hexdigest()})
+
+
+@app.get("/cut")
+async def cut():
+    """A body that ends in an exception; its traceback stays out of the log."""
+    yield b"a beginning"
+    raise HTTPError(500, "not to be seen")
+
+
+@app.get("/hinted")
+async def hinted(request: Request):
+    request.send_early_hints(STYLE)
+    await asyncio.sleep(0)
+    return "at last"
+
+
+@app.get("/gated/{name}")
+def gated(name: str):
+    """Send the second line when /release is posted, which a client does behind the first."""
+    gate = gates.setdefault(name, asyncio.Event())
+
+    async def body() -> AsyncIterator[str]:
+        yield "first\n"
+        await gate.wait()
+        yield "second\n"
+
+    return StreamingResponse(body(), headers={"x-accel-buffering": "no"})
+
+
+@app.post("/release/{name}")
+def release(name: str):
+    gates.pop(name).set()
+
+
+@app.get("/endless/{name}")
+async def endless(name: str):
+    """Never end; /left tells who left."""
+    try:
+        while True:
+            yield bytes(PIECE)
+            await asyncio.sleep(0)
+    finally:
+        left.add(name)
+
+
+@app.get("/left/{name}")
+async def has_left(name: str):
+    return name in left
+
+
+@app.get("/events")
+def events():
+    async def body() -> AsyncIterator[str]:
+        for i in range(3):
+            yield f"id: {i}\ndata: number {i}\n\n"
+            await asyncio.sleep(0.01)
+        yield "event: end\ndata: .\n\n"
+
+    return StreamingResponse(body(), content_type="text/event-stream")
 
 
 PAGE = """<!doctype html>

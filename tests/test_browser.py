@@ -89,14 +89,14 @@ def test_fetch_has_every_method(tab):
 
 
 def test_large_bodies_go_both_ways_whole(tab):
-    """Five MiB down and up again, compared by their digest."""
+    """Two MiB down and up again, compared by their digest."""
     found = tab.evaluate(f"""
-        const body = await (await fetch("/large/{5 * MIB}")).arrayBuffer();
+        const body = await (await fetch("/large/{2 * MIB}")).arrayBuffer();
         const answer = await fetch("/count", {{method: "PUT", body}});
         return await answer.json();
     """)
     assert (found["size"], found["sha256"]) == (
-        5 * MIB, hashlib.sha256(content(5 * MIB)).hexdigest())
+        2 * MIB, hashlib.sha256(content(2 * MIB)).hexdigest())
 
 
 def test_a_refused_upload_is_read(tab):
@@ -182,6 +182,57 @@ def test_what_is_known_is_asked_again_by_its_tag(tab, served):
     extra = tab.wait_for("Network.requestWillBeSentExtraInfo", lambda _: True)
     assert extra["headers"]["If-None-Match"] == TAG
     assert tab.wait_for("Network.responseReceivedExtraInfo", lambda _: True)["statusCode"] == 304
+
+
+def test_a_stream_is_read_as_it_is_made(tab):
+    """The reader has the first line while the handler waits for the page's next request."""
+    found = tab.evaluate("""
+        const reader = (await fetch("/gated/browser")).body.getReader();
+        const text = piece => new TextDecoder().decode(piece.value);
+        const first = text(await reader.read());
+        await fetch("/release/browser", {method: "POST"});
+        const second = text(await reader.read());
+        return [first, second, (await reader.read()).done];
+    """)
+    assert found == ["first\n", "second\n", True]
+
+
+def test_streams_are_whole_or_an_error(tab):
+    """Chunked, sized and trailed bodies are complete; one that is cut rejects its promise."""
+    found = tab.evaluate("""
+        const sizes = [];
+        for (const stream of ["stream", "stream-sync", "stream-sized", "trailed"])
+            sizes.push((await (await fetch(`/${stream}/300000`)).arrayBuffer()).byteLength);
+        const cut = await fetch("/cut").then(answer => answer.text()).catch(error => error.name);
+        const hinted = await (await fetch("/hinted")).text();
+        return [sizes, cut, hinted];
+    """)
+    assert found == [[300_000] * 4, "TypeError", "at last"]
+
+
+def test_events_arrive(tab):
+    """EventSource reads a stream of events."""
+    found = tab.evaluate("""
+        const source = new EventSource("/events");
+        const seen = [];
+        source.onmessage = event => seen.push([event.lastEventId, event.data]);
+        await new Promise(done => source.addEventListener("end", done));
+        source.close();
+        return seen;
+    """)
+    assert found == [[str(i), f"number {i}"] for i in range(3)]
+
+
+def test_a_generator_ends_when_the_page_leaves(tab, served):
+    """Navigating away closes what the page was still reading."""
+    tab.evaluate('await (await fetch("/endless/browser")).body.getReader().read()')
+    tab.open(f"{served.url}/page")
+    assert tab.evaluate("""
+        for (let i = 0; i < 500; i++) {
+            if (await (await fetch("/left/browser")).json()) return true;
+            await new Promise(done => setTimeout(done, 20));
+        }
+    """)
 
 
 def test_many_fetches_at_once(tab):

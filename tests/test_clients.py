@@ -8,13 +8,15 @@ import json
 import random
 import re
 import socket
-from collections.abc import Iterator
+import subprocess
+import time
+from collections.abc import Callable, Iterator
 
 import aiohttp
 import httpx
 import pytest
 import requests
-from clients_app import MIB, content
+from clients_app import MIB, STYLE, content
 from served import Served, output_of, serving
 
 
@@ -200,6 +202,87 @@ def test_curl_asks_for_much_at_once(server, curl):
     assert lines == [f"200 {size}" for size in range(100_001, 100_051)]
 
 
+STREAMS = ("stream", "stream-sync", "stream-sized", "trailed")
+
+
+@pytest.mark.parametrize("stream", STREAMS)
+@pytest.mark.parametrize("version", ["--http1.1", "--http1.0"])
+def test_curl_reads_a_stream_to_its_end(server, curl, version, stream, tmp_path):
+    """A body that is made as it is sent arrives whole, chunked or until the connection ends."""
+    for size in (0, 1, 100_000, 3 * MIB):
+        path = tmp_path / str(size)
+        curl(version, "-o", str(path), f"{server}/{stream}/{size}")
+        assert path.read_bytes() == content(size)
+    head = curl(version, "-I", f"{server}/{stream}/1000").lower()
+    assert ("content-length: 1000\r\n" in head) == (stream == "stream-sized")
+
+
+def test_curl_sees_the_chunks_and_the_trailers(server, curl):
+    """--raw shows the framing: chunks, the last one, trailers; -D lists the trailers too."""
+    digest = hashlib.sha256(content(100)).hexdigest()
+    raw = curl("--raw", f"{server}/trailed/100")
+    assert raw.startswith("64\r\n")
+    assert raw.endswith(f"\r\n0\r\nx-sha256: {digest}\r\n\r\n")
+    assert f"x-sha256: {digest}\r\n" in curl("-D", "-", "-o", "/dev/null", f"{server}/trailed/100")
+
+
+def test_curl_keeps_its_connection_behind_streams(server, curl):
+    """Chunked and sized streams, and HEADs of them, leave the connection in use."""
+    each = ("-o", "/dev/null", "-w", "%{num_connects} ")
+    arguments: list[str] = []
+    for stream in STREAMS * 2:
+        arguments += [*each, f"{server}/{stream}/50000", "--next", "-sS"]
+        arguments += [*each, "-I", f"{server}/{stream}/50000", "--next", "-sS"]
+    assert curl(*arguments, *each, server).split() == ["1"] + ["0"] * 16
+
+
+def test_curl_tells_a_cut_stream_from_a_whole_one(server, needs):
+    """A handler that fails behind its first piece: curl says that the transfer is partial."""
+    report = output_of(needs("curl"), "-sS", f"{server}/cut", statuses=(18,))
+    assert report.startswith("a beginning")
+    assert "not to be seen" not in report
+
+
+def test_curl_is_told_early_hints(server, curl):
+    """103 comes before the answer, and not in HTTP/1.0."""
+    answer = curl("-i", f"{server}/hinted")
+    assert answer.startswith(f"HTTP/1.1 103 Early Hints\r\nLink: {STYLE}\r\n\r\nHTTP/1.1 200 OK")
+    assert answer.endswith("\r\n\r\nat last")
+    assert curl("-i", "--http1.0", f"{server}/hinted").startswith("HTTP/1.1 200 OK")
+
+
+@pytest.mark.parametrize("version", ["--http1.1", "--http1.0"])
+def test_curl_gets_each_piece_when_it_is_made(served, needs, curl, version):
+    """The first line is there while the handler waits for what the client does next."""
+    address = f"{served.url}/gated/curl"
+    command = [needs("curl"), "-sSN", version, "--max-time", "60", address]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as reader:
+        assert reader.stdout.readline() == b"first\n"
+        curl("-d", "", f"{served.url}/release/curl")
+        assert reader.stdout.read() == b"second\n"
+
+
+def test_a_generator_ends_when_curl_leaves(server, needs, curl):
+    """An endless stream is closed when nobody reads it any more."""
+    for version in ("--http1.1", "--http1.0"):
+        name = f"curl{version}"
+        report = output_of(
+            *(needs("curl"), "-sS", version, "--max-time", "0.3", "-o", "/dev/null"),
+            f"{server}/endless/{name}",
+            statuses=(28,),
+        )
+        assert "timed out" in report
+        until(lambda name=name: curl(f"{server}/left/{name}") == "true")
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for something that comes about by itself."""
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come about"
+        time.sleep(0.02)
+
+
 # --- wget --------------------------------------------------------------------------------
 
 
@@ -227,6 +310,14 @@ def test_wget_gets_posts_and_follows(server, wget, upload):
     assert "404" in wget(f"{server}/nowhere", statuses=(8,))
 
 
+def test_wget_reads_a_stream(server, wget, tmp_path):
+    """Chunked bodies, which wget decodes itself, are whole."""
+    for stream in STREAMS:
+        path = tmp_path / stream
+        wget("-q", "-O", str(path), f"{server}/{stream}/{MIB}")
+        assert path.read_bytes() == content(MIB)
+
+
 def test_wget_reuses_its_connection(server, wget):
     """Several addresses in one call go over one connection."""
     report = wget("--verbose", *[f"{server}/users/{i}" for i in range(5)])
@@ -246,14 +337,15 @@ def test_wget_fetches_a_page_with_what_it_needs(server, needs, tmp_path):
 
 def test_wrk_sees_no_error(server, needs):
     """A second of load on 32 connections: every answer is a 200, no socket error."""
-    report = output_of(needs("wrk"), "-t1", "-c32", "-d1s", f"{server}/json")
+    for path in ("json", "stream/30000"):
+        report = output_of(needs("wrk"), "-t1", "-c32", "-d1s", f"{server}/{path}")
 
-    assert int(re.search(r"(\d+) requests in", report)[1]) > 100
-    assert "Non-2xx" not in report
-    assert "Socket errors" not in report
+        assert int(re.search(r"(\d+) requests in", report)[1]) > 100
+        assert "Non-2xx" not in report
+        assert "Socket errors" not in report
 
 
-@pytest.mark.parametrize("path", ["/", "/large/50000"])
+@pytest.mark.parametrize("path", ["/", "/large/50000", "/stream-sized/50000", "/stream/50000"])
 @pytest.mark.parametrize("keep_alive", [[], ["-k"]])
 def test_ab_sees_no_error(server, needs, keep_alive, path):
     """ApacheBench speaks HTTP/1.0, with and without keep-alive."""
@@ -262,7 +354,8 @@ def test_ab_sees_no_error(server, needs, keep_alive, path):
 
     assert re.search(r"Failed requests: +0\n", report)
     assert re.search(r"Complete requests: +500\n", report)
-    assert bool(re.search(r"Keep-Alive requests: +500\n", report)) == bool(keep_alive)
+    kept = bool(keep_alive) and path != "/stream/50000"  # whose end is that of the connection
+    assert bool(re.search(r"Keep-Alive requests: +500\n", report)) == kept
 
 
 def test_ab_posts_and_asks_for_heads(server, needs, upload):
@@ -279,9 +372,9 @@ def test_ab_posts_and_asks_for_heads(server, needs, upload):
 
 
 def test_h2load_pipelines(server, needs, upload):
-    """h2load over HTTP/1.1 with sixteen requests on the way at once, GETs and then POSTs."""
+    """h2load over HTTP/1.1 with sixteen requests on the way at once, plain, posted, streamed."""
     path, _ = upload(500)
-    for options, target in (([], "json"), (["-d", path], "echo")):
+    for options, target in (([], "json"), (["-d", path], "echo"), ([], "stream/2000")):
         report = output_of(
             *(needs("h2load"), "--h1", "-n", "1600", "-c", "10", "-m", "16", *options),
             f"{server}/{target}",
@@ -319,6 +412,22 @@ def test_httpx_speaks_of_everything(server):
         assert without_pieces(client.put("/count", content=pieces).json()) == counted(MIB)
         with client.stream("GET", f"/large/{MIB}") as answer:
             assert b"".join(answer.iter_bytes()) == content(MIB)
+
+
+def test_httpx_reads_streams_as_they_are_made(server):
+    """Pieces arrive one by one, whole bodies whole, and a cut one is an error."""
+    with httpx.Client(base_url=server) as client, httpx.Client(base_url=server) as other:
+        with client.stream("GET", "/gated/httpx") as answer:
+            lines = answer.iter_lines()
+            assert next(lines) == "first"
+            other.post("/release/httpx")
+            assert list(lines) == ["second"]
+        for stream in STREAMS:
+            assert client.get(f"/{stream}/{MIB}").content == content(MIB)
+        assert client.get("/hinted").text == "at last"
+        with pytest.raises(httpx.RemoteProtocolError):
+            client.get("/cut")
+        assert client.get("/").text == "Hello, World!"
 
 
 def test_httpx_reads_its_refusal(server):
@@ -365,6 +474,42 @@ def test_requests_keeps_its_session(server):
         assert without_pieces(client.post(f"{server}/count", data=pieces).json()) == counted(MIB)
         with client.get(f"{server}/large/{MIB}", stream=True) as answer:
             assert b"".join(answer.iter_content(10_000)) == content(MIB)
+
+
+def test_requests_reads_streams_as_they_are_made(server):
+    """The same for requests, but for the 103, which http.client takes for the answer."""
+    with requests.Session() as client:
+        with client.get(f"{server}/gated/requests", stream=True) as answer:
+            lines = answer.iter_lines(chunk_size=1)
+            assert next(lines) == b"first"
+            requests.post(f"{server}/release/requests")
+            assert list(lines) == [b"second"]
+        for stream in STREAMS:
+            assert client.get(f"{server}/{stream}/{MIB}").content == content(MIB)
+        with pytest.raises(requests.exceptions.ChunkedEncodingError):
+            client.get(f"{server}/cut")
+
+
+def test_aiohttp_reads_streams_as_they_are_made(server):
+    """The same for aiohttp."""
+
+    async def work() -> None:
+        async with aiohttp.ClientSession(server) as client:
+            async with client.get("/gated/aiohttp") as answer:
+                assert await answer.content.readline() == b"first\n"
+                async with client.post("/release/aiohttp"):
+                    pass
+                assert await answer.content.read() == b"second\n"
+            for stream in STREAMS:
+                async with client.get(f"/{stream}/{MIB}") as answer:
+                    assert await answer.read() == content(MIB)
+            async with client.get("/hinted") as answer:
+                assert await answer.text() == "at last"
+            with pytest.raises(aiohttp.ClientPayloadError):
+                async with client.get("/cut") as answer:
+                    await answer.read()
+
+    asyncio.run(work())
 
 
 def test_aiohttp_does_everything(server):

@@ -223,6 +223,58 @@ def pieces_of(size: int) -> Iterator[bytes]:
         yield content(size)[start : start + 50_000]
 
 
+@pytest.mark.parametrize("prefix", ["", "/unbuffered", "/old"])
+def test_streams_go_through_whole(proxy, prefix):
+    """Bodies that are made as they are sent, chunked, sized or until the connection ends."""
+    with proxy.client() as client:
+        for stream in ("stream", "stream-sync", "stream-sized", "trailed"):
+            for size in (0, 1000, 2 * MIB):
+                assert client.get(f"{prefix}/{stream}/{size}").content == content(size)
+            assert client.head(f"{prefix}/{stream}/1000").status_code == 200
+
+
+def test_streams_leave_the_connection_in_use(proxy):
+    """The end of a chunked body does not cost the proxy its connection."""
+    with proxy.client() as client:
+        ports = ports_of(client, count=1)
+        for stream in ("stream", "stream-sized", "trailed"):
+            for _ in range(3):
+                client.get(f"/{stream}/50000")
+                client.head(f"/{stream}/50000")
+                ports |= ports_of(client, count=1)
+        assert len(ports) == 1
+
+
+def test_pieces_go_through_when_they_are_made(proxy):
+    """The first line reaches the client while the handler waits: X-Accel-Buffering is heeded."""
+    with proxy.client() as client, proxy.client() as other:
+        for prefix in ("", "/unbuffered"):
+            with client.stream("GET", f"{prefix}/gated/{proxy.name}") as answer:
+                lines = answer.iter_lines()
+                assert next(lines) == "first"
+                other.post(f"/release/{proxy.name}")
+                assert list(lines) == ["second"]
+
+
+def test_a_generator_ends_when_the_client_of_a_proxy_leaves(proxy):
+    """The proxy closes its connection to the server, and the server the generator."""
+    with proxy.client() as client, proxy.client() as other:
+        with client.stream("GET", f"/unbuffered/endless/{proxy.name}") as answer:
+            next(answer.iter_bytes())
+        deadline = time.monotonic() + 30
+        while not other.get(f"/left/{proxy.name}").json():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+
+@pytest.mark.parametrize("proxy", ["haproxy"], indirect=True)
+def test_early_hints_do_no_harm(proxy):
+    """The answer arrives behind a 103. nginx before 1.29 takes the 103 for the answer itself."""
+    with proxy.client() as client:
+        assert client.get("/hinted").text == "at last"
+        assert client.get("/").text == "Hello, World!"
+
+
 @pytest.mark.parametrize("prefix", ["", "/unbuffered"])
 def test_a_refused_upload_is_read_as_refused(proxy, prefix):
     """The 413 that comes while the proxy still sends reaches the client, not a 502."""
