@@ -130,6 +130,11 @@ class Link:
         raise NotImplementedError
 
     @property
+    def received_bytes(self) -> int:
+        """How much the server sent; unlike `received`, cheap to ask in every turn."""
+        raise NotImplementedError
+
+    @property
     def closed(self) -> bool:
         """Whether the server has sent its FIN or dropped the connection."""
         raise NotImplementedError
@@ -176,6 +181,10 @@ class FakeLink(Link):
     @property
     def received(self) -> bytes:
         return b"".join(self.transport.writes)
+
+    @property
+    def received_bytes(self) -> int:
+        return sum(map(len, self.transport.writes))
 
     @property
     def closed(self) -> bool:
@@ -232,6 +241,10 @@ class SocketLink(Link):
     @property
     def received(self) -> bytes:
         return bytes(self.buffer)
+
+    @property
+    def received_bytes(self) -> int:
+        return len(self.buffer)
 
     @property
     def closed(self) -> bool:
