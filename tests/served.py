@@ -24,7 +24,7 @@ STOP_S = 60
 class Served:
     """A running server.
 
-    url:       where it listens, "http://127.0.0.1:4711"
+    url:       where it listens, "http://127.0.0.1:4711", or "unix:/run/the.sock"
     log_path:  what it wrote to stderr so far
     """
 
@@ -45,18 +45,20 @@ class Served:
 
 @contextlib.contextmanager
 def serving(directory: Path, *flags: str, target: str = CLIENTS_APP) -> Iterator[Served]:
-    """`fastserve run TARGET --port 0 FLAGS`; behind it, it must end well and without a traceback.
+    """`fastserve run TARGET FLAGS`; behind it, it must end well and without a traceback.
 
     directory:  where its log goes
+    flags:      without --uds or --bind among them it listens on a free port
     """
     log_path = directory / "server.log"
-    command = [sys.executable, "-m", "fastserve", "run", target, "--port", "0", *flags]
+    where = () if {"--uds", "--bind"} & set(flags) else ("--port", "0")
+    command = [sys.executable, "-m", "fastserve", "run", target, *where, *flags]
     # the package that is tested, wherever the server's working directory is
     environment = {**os.environ, "PYTHONPATH": str(Path(fastserve.__file__).parent.parent)}
     with log_path.open("wb") as log:
         process = subprocess.Popen(command, cwd=directory, env=environment, stderr=log)
     try:
-        url = wait_for(log_path, r"listening on (http://[\d.]+:\d+)", process)[1]
+        url = wait_for(log_path, r"listening on (\S+) \(pid", process)[1]
         yield Served(url, log_path, process)
         process.terminate()
         status = process.wait(STOP_S)

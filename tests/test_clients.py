@@ -9,8 +9,10 @@ import random
 import re
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import aiohttp
 import httpx
@@ -572,6 +574,58 @@ def test_the_standard_library_asks(server):
         assert len(ports) == 1
     finally:
         client.close()
+
+
+# --- over a unix socket ------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def socket_path() -> Iterator[str]:
+    """Where a server listens that has no port; short enough for the name of a socket."""
+    with tempfile.TemporaryDirectory(prefix="served") as directory:
+        path = f"{directory}/socket"
+        with serving(Path(directory), "--uds", path):
+            yield path
+
+
+def test_curl_over_a_unix_socket(socket_path, curl, upload, tmp_path):
+    """Answers, streams, uploads with an invitation, and the connection that is kept."""
+    over = ("--unix-socket", socket_path)
+    assert curl(*over, "http://here/") == "Hello, World!"
+    path, expected = upload(2 * MIB)
+    answer = curl(*over, "-T", path, "http://here/count")
+    assert without_pieces(json.loads(answer)) == expected
+    whole = str(tmp_path / "whole")
+    report = curl(
+        *(*over, "-w", "%{num_connects} ", "-o", whole, "-o", "/dev/null", "-o", "/dev/null"),
+        *(f"http://here/stream/{MIB}", "http://here/large/5000000", "http://here/nowhere"),
+    )
+    assert report.split() == ["1", "0", "0"]
+    assert Path(whole).read_bytes() == content(MIB)
+
+
+def test_libraries_over_a_unix_socket(socket_path):
+    """httpx and aiohttp, both ways, whole and in pieces."""
+    transport = httpx.HTTPTransport(uds=socket_path)
+    with httpx.Client(transport=transport, base_url="http://here") as client:
+        for _ in range(5):
+            assert client.get("/json").json() == {"message": "Hello, World!"}
+            assert client.get(f"/stream/{MIB}").content == content(MIB)
+            assert without_pieces(client.put("/count", content=content(MIB)).json()) == (
+                counted(MIB))
+            assert client.get("/seen").json()["method"] == "GET"
+
+    async def work() -> list[bytes]:
+        connector = aiohttp.UnixConnector(socket_path)
+        async with aiohttp.ClientSession("http://here", connector=connector) as client:
+
+            async def ask() -> bytes:
+                async with client.get("/large/100000") as answer:
+                    return await answer.read()
+
+            return await asyncio.gather(*[ask() for _ in range(50)])
+
+    assert set(asyncio.run(work())) == {content(100_000)}
 
 
 # --- nobody's client ---------------------------------------------------------------------
