@@ -444,7 +444,7 @@ def test_httpx_asks_side_by_side(server):
 
     async def work() -> tuple[set[str], int]:
         limits = httpx.Limits(max_connections=10)
-        async with httpx.AsyncClient(base_url=server, limits=limits) as client:
+        async with httpx.AsyncClient(base_url=server, limits=limits, timeout=60) as client:
             answers = await asyncio.gather(*[client.get("/slow") for _ in range(100)])
             ports = await asyncio.gather(*[client.get("/seen") for _ in range(100)])
         return {answer.text for answer in answers}, len({a.json()["port"] for a in ports})
