@@ -390,7 +390,7 @@ def test_h2load_pipelines(server, needs, upload):
 
 def test_httpx_keeps_its_connection(server):
     """Everything that a client asks, error answers included, goes over one connection."""
-    with httpx.Client(base_url=server) as client:
+    with httpx.Client(base_url=server, timeout=60) as client:
         ports = set()
         for path in ("/", "/large/100000", "/nowhere", "/nothing", "/json"):
             client.get(path)
@@ -402,7 +402,7 @@ def test_httpx_keeps_its_connection(server):
 
 def test_httpx_speaks_of_everything(server):
     """Parameters, JSON, cookies, redirects, conditions and streams, both ways."""
-    with httpx.Client(base_url=server, follow_redirects=True) as client:
+    with httpx.Client(base_url=server, follow_redirects=True, timeout=60) as client:
         assert client.get("/users/7", params={"page": "ü &"}).json() == {"id": 7, "page": "ü &"}
         assert client.post("/echo", json={"a": [1]}).json() == {"a": [1]}
         assert client.get("/redirect/3").text == "Hello, World!"
@@ -418,7 +418,8 @@ def test_httpx_speaks_of_everything(server):
 
 def test_httpx_reads_streams_as_they_are_made(server):
     """Pieces arrive one by one, whole bodies whole, and a cut one is an error."""
-    with httpx.Client(base_url=server) as client, httpx.Client(base_url=server) as other:
+    given = {"base_url": server, "timeout": 60}
+    with httpx.Client(**given) as client, httpx.Client(**given) as other:
         with client.stream("GET", "/gated/httpx") as answer:
             lines = answer.iter_lines()
             assert next(lines) == "first"
@@ -434,7 +435,7 @@ def test_httpx_reads_streams_as_they_are_made(server):
 
 def test_httpx_reads_its_refusal(server):
     """Who uploads too much reads why, and goes on."""
-    with httpx.Client(base_url=server) as client:
+    with httpx.Client(base_url=server, timeout=60) as client:
         assert client.post("/small", content=b"x" * 100_000).status_code == 413
         assert client.get("/").text == "Hello, World!"
 
@@ -607,7 +608,7 @@ def test_curl_over_a_unix_socket(socket_path, curl, upload, tmp_path):
 def test_libraries_over_a_unix_socket(socket_path):
     """httpx and aiohttp, both ways, whole and in pieces."""
     transport = httpx.HTTPTransport(uds=socket_path)
-    with httpx.Client(transport=transport, base_url="http://here") as client:
+    with httpx.Client(transport=transport, base_url="http://here", timeout=60) as client:
         for _ in range(5):
             assert client.get("/json").json() == {"message": "Hello, World!"}
             assert client.get(f"/stream/{MIB}").content == content(MIB)
@@ -644,4 +645,4 @@ def test_a_server_sent_nonsense_lives(served):
             except ConnectionResetError:
                 pass
 
-    assert httpx.get(served.url).text == "Hello, World!"
+    assert httpx.get(served.url, timeout=60).text == "Hello, World!"
