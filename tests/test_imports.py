@@ -24,7 +24,7 @@ FLOORS = {
 }
 # Inside the wire floor: each room may know those before it.
 WIRE_ORDER = [
-    "plan", "buffer", "scan", "parser", "httptools_parser", "runner", "router", "system",
+    "plan", "buffer", "scan", "authority", "chunks", "parser", "httptools_parser", "runner", "router", "system",
     "transport",
     "multidict", "messages", "serializer", "protocol",
 ]

@@ -3,9 +3,10 @@
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.string cimport memchr
 
+from fastserve._speedups.chunks cimport Chunks, read_chunks
 from fastserve._speedups.parser cimport (
-    FIELDS, FIRST_LINE, METHOD_OTHER, REQUEST_LINE, Chunks, Head, Parser, finish_head,
-    judge_field, judge_request_line, judge_size_of_line, judge_size_of_rest, read_chunks)
+    FIELDS, FIRST_LINE, METHOD_OTHER, REQUEST_LINE, Head, Parser, finish_head,
+    judge_field, judge_request_line, judge_size_of_line, judge_size_of_rest, note_underscore)
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
@@ -139,13 +140,14 @@ cdef class HttptoolsParser(Parser):
         status = judge_field(
             head, PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name),
             PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value))
+        note_underscore(head, PyBytes_AS_STRING(name), PyBytes_AS_STRING(name) + PyBytes_GET_SIZE(name))
         self.fields.append((name, value))
         head.header_count += 1
         return status
 
     cdef int last_line(self, const char* data, Head* head) except? -1:
         # llhttp reports a field when it sees the next line, so it is held to account here.
-        cdef int status = finish_head(head)
+        cdef int status = finish_head(head, data)
         cdef Py_ssize_t size = head.target_size
         cdef bint upgraded, has_body = head.chunked or head.content_length > 0
         cdef bytes method
@@ -175,7 +177,7 @@ cdef class HttptoolsParser(Parser):
         # trailers that change the framing. So the rules read first, and llhttp has to find
         # the same data in what they consumed.
         cdef Py_ssize_t consumed = read_chunks(
-            &self.limits, data, size, chunks, body, body_size)
+            &self.limits.body, data, size, chunks, body, body_size)
         if consumed <= 0:
             return consumed
         if self.machine is None:
