@@ -6,7 +6,7 @@ from libc.string cimport memchr
 from fastserve._speedups.chunks cimport Chunks, read_chunks
 from fastserve._speedups.parser cimport (
     FIELDS, FIRST_LINE, METHOD_OTHER, REQUEST_LINE, Head, Parser, finish_head,
-    judge_field, judge_request_line, judge_size_of_line, judge_size_of_rest, note_underscore)
+    judge_field, judge_request_line, judge_size_of_line, judge_size_of_rest, judge_underscores)
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
@@ -86,7 +86,7 @@ cdef class HttptoolsParser(Parser):
         while True:
             line = data + head.line_start
             start = max(head.line_start, head.scanned)
-            lf = <const char*>memchr(data + start, c"\n", stop - start) if start < stop else NULL
+            lf = <const char*>memchr(data + start, c"\n", <size_t>(stop - start)) if start < stop else NULL
             if lf == NULL:
                 head.scanned = <unsigned int>stop
                 return judge_size_of_rest(&self.limits, head, stop - head.line_start)
@@ -140,17 +140,18 @@ cdef class HttptoolsParser(Parser):
         status = judge_field(
             head, PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name),
             PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value))
-        note_underscore(head, PyBytes_AS_STRING(name), PyBytes_AS_STRING(name) + PyBytes_GET_SIZE(name))
         self.fields.append((name, value))
         head.header_count += 1
         return status
 
     cdef int last_line(self, const char* data, Head* head) except? -1:
         # llhttp reports a field when it sees the next line, so it is held to account here.
-        cdef int status = finish_head(head, data)
+        cdef int status = judge_underscores(head, data)
         cdef Py_ssize_t size = head.target_size
         cdef bint upgraded, has_body = head.chunked or head.content_length > 0
         cdef bytes method
+        if status == 0:
+            status = finish_head(head)
         if status:
             return status
         upgraded = self.feed(b"\r\n")

@@ -240,7 +240,7 @@ cdef class Headers(MultiDict):
 
 
 cdef inline char lower(char c) noexcept nogil:
-    return c | 0x20 if c'A' <= c <= c'Z' else c
+    return <char>(c | 0x20) if c'A' <= c <= c'Z' else c
 
 
 cdef inline bint same_name(const char* left, const char* right, Py_ssize_t size) noexcept nogil:

@@ -83,8 +83,9 @@ cdef int judge_request_line(
 cdef int judge_field(
     Head* head, const char* name, Py_ssize_t name_size,
     const char* value, Py_ssize_t value_size) noexcept nogil
-cdef void note_underscore(Head* head, const char* name, const char* end) noexcept nogil
-cdef int finish_head(Head* head, const char* data) noexcept nogil    # at the blank line
+# At the blank line, in this order; the first only where a name holds a "_".
+cdef int judge_underscores(const Head* head, const char* data) noexcept nogil
+cdef int finish_head(Head* head) noexcept nogil
 
 # A line of `size` bytes that has its LF, or a begun one that has not: is it too long?
 cdef int judge_size_of_line(

@@ -40,7 +40,7 @@ cdef enum Seen:                 # of Head.seen
     SEEN_TRANSFER_ENCODING = 4
     SEEN_OTHER_CODING = 8       # Transfer-Encoding names a coding we do not speak
     SEEN_OTHER_EXPECTATION = 16
-    SEEN_UNDERSCORE = 32        # perhaps: in the name of a field
+    SEEN_UNDERSCORE = 32        # in the name of a field
     SEEN_UPGRADE = 64
     CONNECTION_CLOSE = 128
     CONNECTION_KEEP_ALIVE = 256
@@ -406,11 +406,6 @@ cdef int judge_field(
     return 0
 
 
-cdef inline void note_underscore(Head* head, const char* name, const char* end) noexcept nogil:
-    if find(name, end, c"_") != end:
-        head.seen |= SEEN_UNDERSCORE
-
-
 cdef inline char folded(char byte) noexcept nogil:
     # As gateways fold the names of fields: CGI (RFC 3875 section 4.1.18), and WSGI after it.
     if c"A" <= byte <= c"Z":
@@ -439,10 +434,12 @@ cdef bint is_shadowed(const Field* field, const char* fields, const char* end) n
     return False
 
 
-cdef int judge_underscores(const char* fields, const char* end) noexcept nogil:
+cdef int judge_underscores(const Head* head, const char* data) noexcept nogil:
     # To us "X_A" and "X-A" are two names. To a gateway that folds them they are one, and what
     # a client sent overrides what a proxy said: so both at once are refused, and framing with
     # a "_" always.
+    cdef const char* fields = data + head.fields_start
+    cdef const char* end = data + head.line_start
     cdef const char* cursor = fields
     cdef Field field
     cdef int count = 0
@@ -461,14 +458,9 @@ cdef int judge_underscores(const char* fields, const char* end) noexcept nogil:
     return 0
 
 
-cdef int finish_head(Head* head, const char* data) noexcept nogil:
+cdef int finish_head(Head* head) noexcept nogil:
     # What only the whole head tells.
     cdef uint32_t upgrade = SEEN_UPGRADE | CONNECTION_UPGRADE
-    cdef int status
-    if head.seen & SEEN_UNDERSCORE:
-        status = judge_underscores(data + head.fields_start, data + head.line_start)
-        if status:
-            return status
     if head.minor_version == 1 and not head.seen & SEEN_HOST:
         return -400     # RFC 9112 section 3.2
     if head.seen & SEEN_OTHER_CODING:
@@ -548,7 +540,8 @@ cdef Py_ssize_t read_fields(
         p = skip_letters(line, stop)
         if p < stop and p[0] != c":":
             p = skip(p, stop, TOKEN)
-            note_underscore(head, line, p)
+            if find(line, p, c"_") != p:
+                head.seen |= SEEN_UNDERSCORE
         if p == stop:
             break
         name_size = p - line
@@ -560,8 +553,10 @@ cdef Py_ssize_t read_fields(
             if p[1] != LF:
                 return refuse_field_line(limits, data, p, stop, head)
             status = judge_size_of_line(limits, head, 2, True)
+            if status == 0 and head.seen & SEEN_UNDERSCORE:
+                status = judge_underscores(head, data)
             if status == 0:
-                status = finish_head(head, data)
+                status = finish_head(head)
             return status if status else p + 2 - data
         value = skip_spaces(p + 1, stop)
         p = skip_value(value, stop)     # the request line is more than 16 bytes before `stop`
@@ -641,10 +636,10 @@ cdef class Place:
         if place is not None:
             self.start = <const char*><uintptr_t>place(data)
             return
-        self.block = <char*>malloc(self.size if self.size else 1)
+        self.block = <char*>malloc(<size_t>self.size if self.size else 1)
         if self.block == NULL:
             raise MemoryError
-        memcpy(self.block, PyBytes_AS_STRING(data), self.size)
+        memcpy(self.block, PyBytes_AS_STRING(data), <size_t>self.size)
         self.start = self.block
 
     def __dealloc__(self):

@@ -31,7 +31,7 @@ cdef class Plan:
         self.max_body_bytes = -1 if max_body_bytes is None else max_body_bytes
         self.cancel_on_disconnect = cancel_on_disconnect
         self.kwnames = tuple(kwnames) or None
-        self.argument_count = len(sources)
+        self.argument_count = <int>len(sources)
         for index, source in enumerate(sources):
             if not -1 <= source < len(param_names):
                 raise ValueError(f"argument {index} has no source {source}")
