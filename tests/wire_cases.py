@@ -10,6 +10,7 @@ and one of
   meaning    of a head, as far as it matters here; or {}
   body       of a chunked body
   incomplete = true
+  answers    of a whole connection: the statuses that come back
 """
 
 import ctypes
@@ -46,7 +47,8 @@ class Case:
                 self.meaning["headers"] = [
                     (encode(key), encode(value)) for key, value in self.meaning["headers"]
                 ]
-        outcomes = (self.status, self.meaning, self.body, self.incomplete or None)
+        self.answers = table.get("answers")
+        outcomes = (self.status, self.meaning, self.body, self.incomplete or None, self.answers)
         if sum(outcome is not None for outcome in outcomes) != 1:
             raise ValueError(f"case {name!r} needs exactly one outcome")
 
