@@ -30,7 +30,7 @@ LIMITS = {
     "valid/026": {"max_field_bytes": 2**16, "max_head_bytes": 2**20},
     "valid/099": {"max_field_bytes": 2**16, "max_head_bytes": 2**20, "max_target_bytes": 2**16},
 }
-ONE_HOST = {"valid/020"}  # what looks like a second head is a body
+NO_HOST = {"valid/020"}  # HTTP/1.0; what looks like a second head is its body
 # Not refused but waited for: the end of input, which is no end of a message, comes with the FIN.
 WAITED_FOR = {"invalid/001", "invalid/rfc9112_chunked_missing_final_crlf_01"}
 LAXER = {
@@ -105,7 +105,7 @@ def on_the_wire(name, text):
         data = data.replace(escape, byte)
     data = re.sub(rb"\\x([0-9a-fA-F]{2})", lambda match: bytes([int(match[1], 16)]), data)
     if b"host:" not in data.lower():
-        data = data.replace(b" HTTP/1.1\r\n", b" HTTP/1.1\r\nHost: a\r\n", name in ONE_HOST or -1)
+        data = data.replace(b" HTTP/1.1\r\n", b" HTTP/1.1\r\nHost: a\r\n", 0 if name in NO_HOST else -1)
     return data
 
 

@@ -24,8 +24,8 @@ FLOORS = {
 }
 # Inside the wire floor: each room may know those before it.
 WIRE_ORDER = [
-    "plan", "buffer", "scan", "authority", "chunks", "parser", "httptools_parser", "runner", "router", "system",
-    "transport",
+    "plan", "buffer", "scan", "authority", "chunks", "parser", "httptools_parser",
+    "runner", "router", "system", "transport",
     "multidict", "messages", "serializer", "protocol",
 ]
 # App.run() is the one step up: the application starts the process that serves it.

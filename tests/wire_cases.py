@@ -16,6 +16,7 @@ and one of
 import ctypes
 import mmap
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 if sys.version_info >= (3, 11):
@@ -155,4 +156,4 @@ def read_stream(parser, data, cuts=()):
 
 def pieces(data, cuts):
     edges = [0, *sorted({cut for cut in cuts if 0 < cut < len(data)}), len(data)]
-    return [data[start:stop] for start, stop in zip(edges, edges[1:], strict=False)]
+    return [data[start:stop] for start, stop in pairwise(edges)]
