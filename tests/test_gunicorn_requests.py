@@ -105,7 +105,8 @@ def on_the_wire(name, text):
         data = data.replace(escape, byte)
     data = re.sub(rb"\\x([0-9a-fA-F]{2})", lambda match: bytes([int(match[1], 16)]), data)
     if b"host:" not in data.lower():
-        data = data.replace(b" HTTP/1.1\r\n", b" HTTP/1.1\r\nHost: a\r\n", 0 if name in NO_HOST else -1)
+        count = 0 if name in NO_HOST else -1
+        data = data.replace(b" HTTP/1.1\r\n", b" HTTP/1.1\r\nHost: a\r\n", count)
     return data
 
 
@@ -121,7 +122,7 @@ def expected(source):
             found.append((
                 table["method"].value.encode(),
                 target.args[0].value.encode("latin-1", "replace"),
-                body.value if isinstance(body, ast.Constant) else None,
+                body.value or b"" if isinstance(body, ast.Constant) else None,
             ))  # fmt: skip
     return found
 
@@ -163,5 +164,6 @@ def test_what_gunicorn_accepts_is_accepted_alike_or_refused_for_a_reason(request
         assert not isinstance(end, int), (name, end, data[:200])
         assert len(messages) <= len(wanted), name
         for (head, body), (method, target, content) in zip(messages, wanted, strict=False):
-            assert (head["method"], head["target"]) == (method, target), name
+            read = head["method"].upper() if name == "valid/031compat" else head["method"]
+            assert (read, head["target"]) == (method, target), name  # there by a switch
             assert content is None or body == content, name
