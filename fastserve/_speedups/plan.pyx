@@ -38,7 +38,7 @@ cdef class Plan:
         self.decompress_requests = bool(decompress_requests)
         self.exempt = exempt
         self.kwnames = tuple(kwnames) or None
-        self.argument_count = len(sources)
+        self.argument_count = <int>len(sources)
         for index, source in enumerate(sources):
             if not -1 <= source < len(param_names):
                 raise ValueError(f"argument {index} has no source {source}")
