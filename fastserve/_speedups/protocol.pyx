@@ -74,6 +74,11 @@ async def awaited(value):
     return await value
 
 
+cdef inline bint is_final(object value):
+    # The commonest values need no second look before they are rendered.
+    return type(value) is str or type(value) is dict
+
+
 cdef inline bint needs_request(object value):
     # Its request may decide it, or be named in the log when its body fails.
     return isinstance(value, Response) or PyGen_CheckExact(value) or PyAsyncGen_CheckExact(value)
@@ -461,6 +466,8 @@ cdef class HttpProtocol(TimedConnection):
         if plan.is_async:
             return self.run_coroutine(result, None, request, plan, params, data, call)
         self.engine.runner.after_sync()
+        if is_final(result):
+            return self.answer(result, None, request, call)
         if FS_AWAITABLE(result):
             return self.run_coroutine(awaited(result), None, request, plan, params, data, call)
         if request is None and needs_request(result):
@@ -513,7 +520,7 @@ cdef class HttpProtocol(TimedConnection):
         cdef Outcome outcome = RETURNED
         cdef object result = engine.runner.begin(coroutine, &outcome)
         if outcome == RETURNED:
-            if request is None and data != NULL and needs_request(result):
+            if request is None and data != NULL and not is_final(result) and needs_request(result):
                 request = self.make_request(plan, params, data, None, False)
             return self.answer(result, exchange, request, call)
         if outcome == RAISED:
@@ -588,7 +595,7 @@ cdef class HttpProtocol(TimedConnection):
         cdef Py_ssize_t mark = out.size
         cdef Persistence persistence
         cdef bytes large
-        if type(value) is not str and type(value) is not dict:
+        if not is_final(value):
             try:
                 value = to_response(value)
             except Exception as error:
