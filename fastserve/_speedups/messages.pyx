@@ -379,7 +379,9 @@ cdef class Request:
         """Tell the client what to fetch while the answer is in the making: a 103 (RFC 8297).
 
         links:  the values of Link fields, e.g. ["</app.css>; rel=preload; as=style"], or one str
-        Nothing is sent to HTTP/1.0, or while an earlier request is still being answered.
+        Nothing is sent to HTTP/1.0, or while an earlier request is still being answered. Some
+        clients take a 103 for the answer itself (Python's http.client, nginx up to 1.28 as a
+        proxy; RFC 8297 section 3): send it to browsers that reach you directly.
         Raises ValueError for what cannot be in a header.
         """
         cdef MutableHeaders fields = mutable_headers(
