@@ -528,7 +528,7 @@ MALFORMED = [
 
 
 @pytest.mark.parametrize(("body", "detail"), MALFORMED)
-def test_a_malformed_form_is_400(loop, body, detail, caplog):
+def test_a_malformed_form_is_400(loop, body, detail, caplog, capfd):
     """At once and by bytes; CVE-2024-53981: and it fills no log."""
     with caplog.at_level(logging.DEBUG):
         for path in ("/form", "/parts"):
@@ -536,6 +536,7 @@ def test_a_malformed_form_is_400(loop, body, detail, caplog):
             assert reply.status == 400
             assert detail in reply.body.decode()
     assert not [record for record in caplog.records if "asyncio" not in record.name]
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize(
@@ -792,6 +793,29 @@ def test_temporary_files_are_gone_when_the_request_is(loop, end, tasks):
         gc.enable()
         bench.close()
         app.blocking_pool.close()
+
+
+@needs_proc
+def test_a_form_that_is_refused_closes_its_files_whoever_keeps_the_error(loop):
+    """A traceback refers to everything that was under way."""
+    app = App()
+    kept = []
+
+    @app.exception_handler(413)
+    def keep(request: Request, error: HTTPError):
+        kept.append(error)
+        return "kept", 413
+
+    @app.post("/form")
+    async def use(request: Request):
+        await request.form()
+
+    before = descriptors()
+    body = closed(part("f", b"x" * 500_000, filename="f"), part("g", b"", filename="g"))
+    reply = ask(loop, post(body), app=app, form_memory_bytes=0, max_form_files=1)
+
+    assert (reply.body, len(kept)) == (b"kept", 1)
+    assert descriptors() == before
 
 
 @needs_proc
