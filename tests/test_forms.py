@@ -813,7 +813,7 @@ def test_a_form_that_is_refused_closes_its_files_whoever_keeps_the_error(loop):
 
     before = descriptors()
     body = closed(part("f", b"x" * 500_000, filename="f"), part("g", b"", filename="g"))
-    reply = ask(loop, post(body), app=app, form_memory_bytes=0, max_form_files=1)
+    reply = ask(loop, post(body), 100_000, app, form_memory_bytes=0, max_form_files=1)
 
     assert (reply.body, len(kept)) == (b"kept", 1)
     assert descriptors() == before
