@@ -69,6 +69,12 @@ def _parser() -> argparse.ArgumentParser:
     count.add_argument("--output", type=Path, help="write the counts as JSON")
     count.add_argument("--profile", type=Path, help="keep the callgrind files in this directory")
 
+    from benchmarks.static import add_arguments
+
+    static = commands.add_parser("static", help="static files beside nginx, CPU per request")
+    static.add_argument(
+        "--cache", type=Path, default=DEFAULT_CACHE, help="where programs live (%(default)s)")
+    add_arguments(static)
     uploads = commands.add_parser("upload", help="bytes per second, beside a bare protocol")
     add_arguments(uploads)
     return parser
@@ -136,6 +142,12 @@ def _callgrind(options: argparse.Namespace) -> int:
     return count(options)
 
 
+def _static(options: argparse.Namespace) -> int:
+    from benchmarks.static import run
+
+    return run(options, options.cache)
+
+
 def _upload(options: argparse.Namespace) -> int:
     return upload(options)
 
@@ -143,7 +155,7 @@ def _upload(options: argparse.Namespace) -> int:
 def main() -> int:
     options = _parser().parse_args()
     actions = {"run": _run, "peers": _peers, "report": _report, "callgrind": _callgrind,
-               "upload": _upload}
+               "static": _static, "upload": _upload}
     return actions[options.action](options)
 
 

@@ -11,6 +11,8 @@
 Then: fastserve run main:app
 """
 
+from typing import TYPE_CHECKING, Any
+
 from fastserve._speedups.messages import Request, Response, StreamingResponse
 from fastserve._speedups.multidict import Headers, MutableHeaders, QueryParams
 from fastserve.app import App
@@ -27,6 +29,9 @@ from fastserve.errors import (
 from fastserve.forms import FormData, UploadFile
 from fastserve.routing import Router
 
+if TYPE_CHECKING:
+    from fastserve.files import FileResponse
+
 __version__ = "0.1.0"
 
 __all__ = [
@@ -34,6 +39,7 @@ __all__ = [
     "ClientDisconnect",
     "ConfigError",
     "FastserveError",
+    "FileResponse",
     "FormData",
     "HTTPError",
     "Headers",
@@ -50,3 +56,14 @@ __all__ = [
     "__version__",
     "blocking",
 ]
+
+_LATER = {"FileResponse": "fastserve.files"}    # imported by the programs that use them
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module 'fastserve' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = globals()[name] = getattr(import_module(_LATER[name]), name)
+    return value

@@ -40,6 +40,13 @@ ASKED = {
         ("GET", "/take/nails/500", {}, 409, b'{"error":'),
         ("GET", "/bug", {}, 500, b"Internal Server Error"),
     ],
+    "files": [
+        ("GET", "/assets/style.css", {}, 200, b"h1 {"),
+        ("GET", "/assets/", {}, 200, b"<!doctype html>"),
+        ("GET", "/assets/users/7", {"headers": {"accept": "text/html"}}, 200, b"<!doctype html>"),
+        ("GET", "/assets/users/7", {}, 404, b""),
+        ("GET", "/report", {}, 200, b"h1 {"),
+    ],
     "lifespan": [
         ("GET", "/visits", {}, 200, b'{"visits":1}'),
         ("GET", "/visits", {}, 200, b'{"visits":2}'),

@@ -531,10 +531,12 @@ def test_large_bodies_arrive_whole(bench, path, size):
     """Copied or by reference, at once or in many sends."""
     link = bench.connect()
     link.send(request("/") + request(f"{path}/{size}") + request("/"))
-    bench.wait_for(lambda: len(read_replies(link.received)[0]) == 3)
+    bench.wait_for(
+        lambda: link.received_bytes > size and len(read_replies(link.received)[0]) == 3)
 
-    assert [len(reply.body) for reply in link.replies()] == [13, size, 13]
-    assert set(link.replies()[1].body) == {ord("x")}
+    replies = link.replies()
+    assert [len(reply.body) for reply in replies] == [13, size, 13]
+    assert replies[1].body == b"x" * size
 
 
 def test_a_client_that_does_not_read_stops_being_served(loop):
@@ -780,7 +782,7 @@ def test_lingering_is_bounded_in_time(bench):
     bench.turn()
     assert bench.engine.connections == 1
 
-    bench.clock.now_s += 0.2
+    bench.clock.now_s += 0.5
     bench.engine.tick()
     bench.wait_for(lambda: bench.engine.connections == 0)
     assert link.reply().status == 400

@@ -11,7 +11,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.unicode cimport PyUnicode_DecodeLatin1, PyUnicode_DecodeUTF8
 
 from fastserve._speedups.multidict cimport (
-    MutableHeaders, mutable_headers, query_params, request_headers, unquote)
+    MutableHeaders, mutable_headers, name_host, query_params, request_headers, unquote)
 from fastserve._speedups.parser cimport METHOD_OTHER
 
 from fastserve.errors import HTTPError
@@ -175,6 +175,8 @@ cdef class Request:
         """The header fields: a multi-dict whose names have no case."""
         if self.parsed_headers is None:
             self.parsed_headers = request_headers(self.head, self.fields_start)
+            if self.head[self.target_start] not in b"/*":
+                name_host(self.parsed_headers, self.target)
         return self.parsed_headers
 
     @property
