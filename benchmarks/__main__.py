@@ -7,7 +7,8 @@ from pathlib import Path
 
 from benchmarks.cases import CASES
 from benchmarks.servers import FLOOR, REFERENCE, SERVERS
-from benchmarks.upload import add_arguments, upload
+from benchmarks.upload import add_arguments as upload_arguments
+from benchmarks.upload import upload
 from benchmarks.venvs import DEFAULT_CACHE, Unavailable, Venvs
 
 LOCAL = Path(__file__).resolve().parent / "results" / "local"
@@ -76,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
         "--cache", type=Path, default=DEFAULT_CACHE, help="where programs live (%(default)s)")
     add_arguments(static)
     uploads = commands.add_parser("upload", help="bytes per second, beside a bare protocol")
-    add_arguments(uploads)
+    upload_arguments(uploads)
     return parser
 
 

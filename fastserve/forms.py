@@ -84,7 +84,6 @@ class UploadFile:
         self.headers = Headers() if headers is None else headers
         self._offload = offload or _to_thread
         self._writing = False
-        self._dropped = False
 
     @property
     def content_type(self) -> str | None:
@@ -118,7 +117,7 @@ class UploadFile:
         await self._offload(self._append, pieces)
 
     def _append(self, pieces: list[bytes]) -> None:
-        # On a thread. A request that ended meanwhile leaves the closing to us.
+        # On a thread, which is the last to let go of us where the request ended meanwhile.
         try:
             if isinstance(self.file, BytesIO):
                 from tempfile import TemporaryFile
@@ -129,12 +128,9 @@ class UploadFile:
             self.file.writelines(pieces)
         finally:
             self._writing = False
-            if self._dropped:
-                self.file.close()
 
     def _drop(self) -> None:
-        """Close, without waiting for the disk."""
-        self._dropped = True
+        """Close, without waiting for a write that is under way."""
         if not self._writing:
             self.file.close()
 

@@ -174,6 +174,16 @@ class FakeLink(Link):
             self.bench.loop.call_soon(self.protocol.data_received, piece)
         self.bench.turn()
 
+    def trickle(self, data: bytes, size: int) -> None:
+        """Send reads of `size` bytes, each seen by the handler before the next one comes."""
+        for at in range(0, len(data), size):
+            if self.received:
+                break
+            self.bench.loop.call_soon(self.protocol.data_received, data[at : at + size])
+            for _ in range(2):
+                self.bench.loop.run_until_complete(asyncio.sleep(0))
+        self.bench.turn()
+
     def send_eof(self) -> None:
         def eof() -> None:
             if not self.protocol.eof_received():

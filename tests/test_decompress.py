@@ -77,8 +77,7 @@ def ask(loop, data, pieces=None, app=None, **settings):
     bench = Bench(app or make_app(), loop, "fake", **settings)
     link = bench.connect()
     try:
-        link.send(*(data[at : at + (pieces or len(data))]
-                    for at in range(0, len(data), pieces or len(data))))
+        link.trickle(data, pieces or len(data))
         bench.wait_for(lambda: link.received)
         return link.reply()
     finally:

@@ -112,7 +112,7 @@ def ask(loop, data, pieces=None, app=None, methods=("POST",), **settings):
         if pieces is None:
             link.send(data)
         else:
-            link.send(*(data[at : at + pieces] for at in range(0, len(data), pieces)))
+            link.trickle(data, pieces)
         bench.wait_for(lambda: link.received)
         return link.reply(*methods)
     finally:
@@ -528,7 +528,7 @@ MALFORMED = [
 
 
 @pytest.mark.parametrize(("body", "detail"), MALFORMED)
-def test_a_malformed_form_is_400(loop, body, detail, caplog):
+def test_a_malformed_form_is_400(loop, body, detail, caplog, capfd):
     """At once and by bytes; CVE-2024-53981: and it fills no log."""
     with caplog.at_level(logging.DEBUG):
         for path in ("/form", "/parts"):
@@ -536,6 +536,7 @@ def test_a_malformed_form_is_400(loop, body, detail, caplog):
             assert reply.status == 400
             assert detail in reply.body.decode()
     assert not [record for record in caplog.records if "asyncio" not in record.name]
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize(
@@ -549,6 +550,7 @@ def test_a_boundary_that_cannot_be_is_400(loop, content_type):
     """CVE-2026-53538: at most 70 characters of those that RFC 2046 section 5.1.1 has."""
     reply = ask(loop, post(b"--b--", content_type))
     assert reply.status == 400
+    assert b"the boundary" in reply.body or b"header" in reply.body
 
 
 def test_a_boundary_of_70_characters_is_read(loop):
@@ -792,6 +794,29 @@ def test_temporary_files_are_gone_when_the_request_is(loop, end, tasks):
         gc.enable()
         bench.close()
         app.blocking_pool.close()
+
+
+@needs_proc
+def test_a_form_that_is_refused_closes_its_files_whoever_keeps_the_error(loop):
+    """A traceback refers to everything that was under way."""
+    app = App()
+    kept = []
+
+    @app.exception_handler(413)
+    def keep(request: Request, error: HTTPError):
+        kept.append(error)
+        return "kept", 413
+
+    @app.post("/form")
+    async def use(request: Request):
+        await request.form()
+
+    before = descriptors()
+    body = closed(part("f", b"x" * 500_000, filename="f"), part("g", b"", filename="g"))
+    reply = ask(loop, post(body), 100_000, app, form_memory_bytes=0, max_form_files=1)
+
+    assert (reply.body, len(kept)) == (b"kept", 1)
+    assert descriptors() == before
 
 
 @needs_proc
