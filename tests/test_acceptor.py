@@ -330,7 +330,7 @@ def test_stopping_while_full_leaves_the_queue_alone(make_bench):
 def rejecting(request):
     """A Bench that has the one connection that it may have."""
     with benches(request.param) as make:
-        bench = make(max_connections=1, when_full="reject")
+        bench = make(max_connections=1, when_full="reject", retry_after_s=3)
         assert ask(bench.connect())
         yield bench
 
@@ -341,7 +341,7 @@ def test_the_surplus_is_told_to_come_again(rejecting):
 
     reply = link.reply()
     assert (reply.status, reply.reason) == (503, "Service Unavailable")
-    assert reply.headers["retry-after"] == "1"
+    assert reply.headers["retry-after"] == "3"
     assert reply.headers["connection"] == "close"
     assert link.closed
     assert rejecting.engine.connections == 1
