@@ -55,7 +55,7 @@ cdef enum:
 
 # To a connection more than max_connections; a 503 need not carry a Date (RFC 9110 6.6.1).
 cdef bytes OVERLOADED = (
-    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\n"
+    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: %d\r\nConnection: close\r\n"
     b"Content-Type: text/plain; charset=utf-8\r\nContent-Length: 19\r\n\r\nService Unavailable")
 
 logger = logging.getLogger("fastserve.error")
@@ -1068,7 +1068,8 @@ cdef class Engine(ProtocolFactory):
         self.opening = set()
         self.forwarded = forwarded
         self.admission = Admission(
-            self.poller, max_connections, OVERLOADED if when_full == "reject" else None)
+            self.poller, max_connections,
+            OVERLOADED % retry_after_s if when_full == "reject" else None)
         self.max_body_bytes = max_body_bytes
         self.max_pipelined = max_pipelined
         self.lingering_close_bytes = lingering_close_bytes
