@@ -63,6 +63,12 @@ ASKED = {
         ("GET", "/api/books/seven", {}, 404, b""),
         ("GET", "/first", {}, 200, b'{"the first book is at":"/api/books/1"}'),
     ],
+    "streaming": [
+        ("GET", "/count/2", {}, 200, b"0\n1\n"),
+        ("GET", "/count/-1", {}, 400, b"there is nothing below zero"),
+        ("GET", "/events", {}, 200, b"id: 0\ndata: tick\n\n"),
+        ("GET", "/table?rows=3", {}, 200, b"0,0\n1,1\n2,4\n"),
+    ],
     "upload": [
         ("POST", "/form", {**FORM, "content": PHOTO}, 200,
          b'{"title":"Holiday","name":"a.png","bytes":8,"type":"image/png","is_png":true}'),

@@ -1132,7 +1132,13 @@ cdef class Engine(ProtocolFactory):
         """Four times a second: run the deadlines; and render the Date header anew."""
         self.serializer.set_time(self.wall_clock())
         self.runner.refresh()
-        self.deadlines.wheel.advance(<int64_t>(self.clock() * TICKS_PER_S))
+        if self.deadlines.wheel.advance(<int64_t>(self.clock() * TICKS_PER_S)):
+            self.loop.call_soon(self.look_on)
+
+    def look_on(self):
+        """Look at more of the deadlines, a few at a time."""
+        if self.deadlines.wheel.look_on():
+            self.loop.call_soon(self.look_on)
 
     def listen(self, listener):
         """Accept connections of a listening, non-blocking socket, on our own transport."""

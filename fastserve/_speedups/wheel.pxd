@@ -13,6 +13,7 @@ from libc.stdint cimport int64_t
 cdef enum:
     TICKS_PER_S = 4
     MOST_AT_ONCE = 4        # ticks of one advance()
+    LOOKS_AT_ONCE = 128     # then others get their turn: ten thousand may be due together
     SLOTS = 512             # the furthest look is this many ticks ahead; then another lap
 
 cdef class Timed:
@@ -25,6 +26,7 @@ cdef class Timed:
 
 cdef class Wheel:
     cdef list slots         # of sets
+    cdef list late          # due, and not looked at yet
     cdef readonly int64_t now           # moves in advance() only
     cdef int64_t clock                  # what advance() was told last
     cdef readonly Py_ssize_t size
@@ -33,8 +35,10 @@ cdef class Wheel:
     cdef int remove(self, Timed item) except -1
     cdef int place(self, Timed item, int64_t at) except -1
     cdef int move(self, Timed item, int64_t at) except -1
-    cdef int look_at_all(self, set items) except -1
-    cpdef int advance(self, int64_t clock) except -1
+    cdef int look_at_one(self, Timed item) except -1
+    # Both look at some of what is due; true when there is more: call look_on() soon.
+    cpdef bint advance(self, int64_t clock) except -1
+    cpdef bint look_on(self) except -1
     cdef list items(self)               # all of them, in no order
 
     cdef inline int sooner(self, Timed item, int64_t at) except -1:

@@ -21,6 +21,7 @@ cdef class Wheel:
     def __init__(self, int64_t clock=0):
         self.now = self.clock = clock
         self.slots = [set() for _ in range(SLOTS)]
+        self.late = []
 
     cdef int place(self, Timed item, int64_t at) except -1:
         item.look_at = max(self.now + 1, min(at, self.now + SLOTS - 1))
@@ -45,8 +46,8 @@ cdef class Wheel:
             self.place(item, at)
         return 0
 
-    cpdef int advance(self, int64_t clock) except -1:
-        """Look at everything that is due; `clock` in ticks of a monotonic clock."""
+    cpdef bint advance(self, int64_t clock) except -1:
+        """Go on to `clock`, in ticks of a monotonic clock."""
         cdef int64_t until = self.now + min(clock - self.clock, MOST_AT_ONCE)
         cdef set items
         self.clock = clock
@@ -55,32 +56,36 @@ cdef class Wheel:
             items = self.slots[self.now % SLOTS]
             if items:
                 self.slots[self.now % SLOTS] = set()
-                self.look_at_all(items)
-        return 0
+                self.late.extend(items)
+        return self.look_on()
 
-    cdef int look_at_all(self, set items) except -1:
-        cdef Timed item
+    cpdef bint look_on(self) except -1:
+        cdef int left = LOOKS_AT_ONCE
+        while self.late and left > 0:
+            left -= 1
+            self.look_at_one(self.late.pop())
+        return bool(self.late)
+
+    cdef int look_at_one(self, Timed item) except -1:
         cdef int64_t next
-        for item in items:
-            if not item.on_wheel:
-                continue        # another one's end was its end
-            item.look_at = 0
-            try:
-                next = item.look(self.now)
-            except Exception:
-                logger.exception("unexpected error in a deadline, which is put off")
-                next = self.now + SLOTS
-            if not item.on_wheel:
-                continue
-            if next == 0:
-                item.on_wheel = False
-                self.size -= 1
-            else:
-                self.place(item, next)
-        return 0
+        if not item.on_wheel:
+            return 0        # it has ended since
+        item.look_at = 0
+        try:
+            next = item.look(self.now)
+        except Exception:
+            logger.exception("unexpected error in a deadline, which is put off")
+            next = self.now + SLOTS
+        if not item.on_wheel:
+            return 0
+        if next == 0:
+            item.on_wheel = False
+            self.size -= 1
+            return 0
+        return self.place(item, next)
 
     cdef list items(self):
-        cdef list found = []
+        cdef list found = [item for item in self.late if (<Timed>item).on_wheel]
         for slot in self.slots:
             found.extend(slot)
         return found
