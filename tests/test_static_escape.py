@@ -35,17 +35,20 @@ CORPUS = [
     "/static/%uff0e%uff0e/secret.txt", "/static/%ef%bc%8e%ef%bc%8e/secret.txt",
     "/static/%2e%2e;/secret.txt", "/static/..;/secret.txt", "/static/;/../secret.txt",
     # absolute, empty, backslashes, NUL
-    "/static//etc/passwd", "/static///etc/passwd", "/static//", "/static//a.txt", "/static/a//b/c.txt",
+    "/static//etc/passwd", "/static///etc/passwd", "/static//", "/static//a.txt",
+    "/static/a//b/c.txt",
     "/static/\\..\\secret.txt", "/static/..\\secret.txt", "/static/a\\b", "/static/%5c%5chost%5cx",
     "/static/a.txt%00", "/static/a.txt%00.png", "/static/%00", "/static/C:/secret.txt",
     "/static/file:///etc/passwd",
     # what is no file
-    "/static/fifo", "/static/socket", "/static/a", "/static/zero", "/static/a.txt/", "/static/a.txt/x",
+    "/static/fifo", "/static/socket", "/static/a", "/static/zero", "/static/a.txt/",
+    "/static/a.txt/x",
     "/static/" + "x" * 300, "/static/" + "x/" * 2000, "/static/%",
     # hidden
     "/static/.env", "/static/.git/config", "/static/a/.hidden", "/static/%2eenv", "/static/.env/",
     # links
-    "/static/link-out", "/static/link-abs", "/static/link-dir/secret.txt", "/static/link-up/secret.txt",
+    "/static/link-out", "/static/link-abs", "/static/link-dir/secret.txt",
+    "/static/link-up/secret.txt",
     "/static/link-root/etc/passwd", "/static/link-loop", "/static/link-proc/root/etc/passwd",
     "/static/link-deep", "/static/link-sibling/secret.txt",
 ]
