@@ -94,7 +94,8 @@ class App:
     ) -> Callable[[Function], Function]:
         """Register a handler for these methods; `["*"]` is any method token.
 
-        options:  max_body_bytes=, cancel_on_disconnect=
+        options:  max_body_bytes=, handler_timeout_s= (0: none), cancel_on_disconnect= (default:
+                  a GET or HEAD is, any other runs to its end)
         """
         add = self._router.route(path, methods=methods, name=name, **options)
 
@@ -214,8 +215,7 @@ class App:
             params,
             pool=self.blocking_pool,
             route=route,
-            max_body_bytes=route.max_body_bytes,
-            cancel_on_disconnect=route.cancel_on_disconnect,
+            options=route.options,
         )
 
     # --- middleware, exceptions, lifespan ------------------------------------------------

@@ -48,6 +48,12 @@ def seconds(low: float, high: float = 86400) -> Check:
     return check
 
 
+def rate(name: str, value: Any) -> None:
+    """A number of bytes per second."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1e9:
+        raise _fail(name, value, "must be a number of bytes per second from 0 to 1000000000")
+
+
 def one_of(*choices: str) -> Check:
     """One of these words."""
 
@@ -132,6 +138,10 @@ class Config:
     max_trailers: int = _setting(32, LIMITS, whole(0, 10_000), "Trailer lines of one body.")
     max_pipelined: int = _setting(
         16, LIMITS, whole(1, 10_000), "Requests of one connection under way at once.")
+    max_in_flight: int = _setting(
+        0, LIMITS, whole(0, 2**24), "Async requests under way at once; 0 is any number.")
+    max_queued: int = _setting(
+        100, LIMITS, whole(0, 2**24), "Requests that may wait for one of those to end.")
     max_connections: int | None = _setting(
         None, LIMITS, whole(1, 2**24), "Connections open at once; all that open files allow.",
         type=int)
@@ -141,6 +151,23 @@ class Config:
     lingering_close_bytes: int = _setting(
         262144, LIMITS, whole(0, 2**31 - 1), "Unread body that is drained before closing.")
 
+    header_timeout_s: float = _setting(
+        10.0, TIMES, seconds(0), "For a whole request head, from its first byte; 0 is no limit.")
+    keep_alive_timeout_s: float = _setting(
+        75.0, TIMES, seconds(0), "Between two requests of a connection.")
+    body_timeout_s: float = _setting(
+        30.0, TIMES, seconds(0), "Between two reads of a request body.")
+    body_min_rate_bytes_s: float = _setting(
+        500.0, TIMES, rate, "What a request body must bring, on average.")
+    body_grace_s: float = _setting(10.0, TIMES, seconds(0), "Before that rate counts.")
+    write_timeout_s: float = _setting(
+        30.0, TIMES, seconds(0), "For a client that reads nothing of what waits for it.")
+    handler_timeout_s: float = _setting(
+        0.0, TIMES, seconds(0), "For an async handler to begin its answer; 0 is no limit.")
+    queue_timeout_s: float = _setting(
+        0.1, TIMES, seconds(0, 3600), "How long a request above max_in_flight waits for its 503.")
+    retry_after_s: int = _setting(
+        1, TIMES, whole(0, 86400), "What such a 503 tells its client to wait.")
     lingering_close_s: float = _setting(
         2.0, TIMES, seconds(0, 3600), "How long an unread body is drained before closing.")
     graceful_timeout_s: float = _setting(
@@ -219,6 +246,17 @@ ENGINE_SETTINGS = (
     "max_trailers",
     "max_pipelined",
     "when_full",
+    "max_in_flight",
+    "max_queued",
+    "header_timeout_s",
+    "keep_alive_timeout_s",
+    "body_timeout_s",
+    "body_min_rate_bytes_s",
+    "body_grace_s",
+    "write_timeout_s",
+    "handler_timeout_s",
+    "queue_timeout_s",
+    "retry_after_s",
     "lingering_close_s",
     "lingering_close_bytes",
 )

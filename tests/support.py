@@ -197,6 +197,8 @@ class SocketLink(Link):
     def __init__(self, bench: Bench) -> None:
         super().__init__(bench)
         self.socket = socket.create_connection(bench.address, timeout=5)
+        # Nagle would hold the second small piece back until the kernel acknowledges the first.
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket.setblocking(False)
         self.buffer = bytearray()
         self._closed = False

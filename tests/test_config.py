@@ -89,7 +89,8 @@ def test_every_setting_has_a_group_a_check_and_a_help_text():
 
 def test_limits_and_times_carry_their_unit_in_the_name():
     """bytes, seconds, or a plain count."""
-    counts = {"max_connections", "when_full", "max_headers", "max_trailers", "max_pipelined"}
+    counts = {"max_connections", "when_full", "max_headers", "max_trailers", "max_pipelined",
+            "max_in_flight", "max_queued", "body_min_rate_bytes_s"}
     for setting in dataclasses.fields(Config):
         if setting.metadata["group"] in ("Limits", "Time") and setting.name not in counts:
             assert setting.name.endswith(("_bytes", "_s")), setting.name

@@ -26,9 +26,10 @@ FLOORS = {
 }
 # Inside the wire floor: each room may know those before it.
 WIRE_ORDER = [
-    "plan", "buffer", "scan", "parser", "httptools_parser", "runner", "router", "system",
-    "transport", "acceptor",
-    "multidict", "messages", "conditions", "files", "outgoing", "serializer", "protocol",
+    "plan", "buffer", "scan", "parser", "httptools_parser", "wheel", "runner", "router",
+    "system", "transport", "acceptor",
+    "multidict", "messages", "deadlines", "conditions", "files", "outgoing", "serializer",
+    "protocol",
 ]
 # App.run() is the one step up: the application starts the process that serves it.
 EXCEPTIONS = {("app", "worker")}
@@ -159,7 +160,8 @@ def test_transport_knows_nothing_of_http():
     for suffix in ("pyx", "pxd"):
         text = (PACKAGE / "_speedups" / f"transport.{suffix}").read_text()
         assert rooms(cython_imports(PACKAGE / "_speedups" / f"transport.{suffix}")) <= {
-            "_speedups.transport", "_speedups.buffer", "_speedups.system"}, suffix
+            "_speedups.transport", "_speedups.buffer", "_speedups.system", "_speedups.wheel",
+        }, suffix
         assert "cimport Request" not in text
 
 

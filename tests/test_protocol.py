@@ -780,7 +780,7 @@ def test_lingering_is_bounded_in_time(bench):
     bench.turn()
     assert bench.engine.connections == 1
 
-    bench.clock.now_s += 0.2
+    bench.clock.now_s += 0.5
     bench.engine.tick()
     bench.wait_for(lambda: bench.engine.connections == 0)
     assert link.reply().status == 400

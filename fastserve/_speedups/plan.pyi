@@ -8,7 +8,8 @@ class Plan:
     param_names: tuple[str, ...]
     route: Any
     max_body_bytes: int
-    cancel_on_disconnect: bool
+    handler_timeout_s: float
+    cancel_on_disconnect: int
     exempt: bool
     def __init__(
         self,
@@ -20,7 +21,9 @@ class Plan:
         param_names: Sequence[str] = ...,
         route: Any = ...,
         max_body_bytes: int | None = ...,
-        cancel_on_disconnect: bool = ...,
+        handler_timeout_s: float | None = ...,
+        cancel_on_disconnect: bool | None = ...,
         exempt: bool = ...,
     ) -> None: ...
+    def around(self, handler: Callable[[Any], Any]) -> Plan: ...
     def invoke(self, request: Any, values: tuple[Any, ...]) -> Any: ...

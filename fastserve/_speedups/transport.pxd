@@ -8,6 +8,7 @@ from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from fastserve._speedups.buffer cimport Buffer
+from fastserve._speedups.wheel cimport Timed
 
 cdef class LogRation:
     # So many lines of one kind in a period, whatever strangers do.
@@ -19,7 +20,7 @@ cdef class LogRation:
     cdef bint allows(self) except -1
     cdef str remark(self)           # "" or how many were left out
 
-cdef class Protocol:
+cdef class Protocol(Timed):
     # What a transport delivers to. The `cpdef` side is asyncio's Protocol.
     cdef int connected(self, Channel channel) except -1
     cdef int receive(self, const char* data, Py_ssize_t size) except -1  # data dies on return
@@ -27,6 +28,7 @@ cdef class Protocol:
     cpdef connection_lost(self, error)  # once, the last call
     cpdef pause_writing(self)           # the backlog is over its high-water mark
     cpdef resume_writing(self)          # and under its low one again
+    cdef int output_waits(self) except -1       # the kernel did not take all: a client may be slow
 
 cdef class ProtocolFactory:
     # Makes the protocols of a poller's connections, and is told of its turns.
@@ -63,6 +65,8 @@ cdef class Channel(Watcher):
     cdef int close(self) except -1              # behind what is written
     cdef int abort(self) except -1              # at once
     cdef int reset(self) except -1              # at once, and the peer learns that it is cut
+    cdef int64_t unsent(self) except -1         # of what was written, bytes the kernel has not taken
+    cdef int64_t flushed(self) except -1        # differs whenever it took some of them
     cdef object peer(self)                      # (host, port, ...), a path, or None
     cdef bint encrypted(self)
     cdef object tls(self)                       # the ssl.SSLObject, or None
@@ -118,6 +122,7 @@ cdef class SocketTransport(Channel):
     cdef list backlog               # bytes the kernel has not taken, in order; None when empty
     cdef Py_ssize_t backlog_offset  # sent of backlog[0]
     cdef Py_ssize_t backlog_size    # still to send, over all of them
+    cdef int64_t backlog_sent       # in all
     cdef Py_ssize_t gathered_start  # of what waits in Poller.gathered for the end of the turn
     cdef Py_ssize_t gathered_size   # 0: nothing does
     cdef bint reading

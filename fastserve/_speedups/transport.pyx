@@ -98,6 +98,9 @@ cdef class Protocol:
     cpdef resume_writing(self):
         pass
 
+    cdef int output_waits(self) except -1:
+        return 0
+
 
 cdef class ProtocolFactory:
     cdef Protocol make(self):
@@ -206,6 +209,12 @@ cdef class Channel(Watcher):
     cdef int reset(self) except -1:
         return self.abort()
 
+    cdef int64_t unsent(self) except -1:
+        raise NotImplementedError
+
+    cdef int64_t flushed(self) except -1:
+        raise NotImplementedError
+
     cdef object peer(self):
         return None
 
@@ -306,6 +315,12 @@ cdef class LoopChannel(Channel):
     cdef int abort(self) except -1:
         self.transport.abort()
         return 0
+
+    cdef int64_t unsent(self) except -1:
+        return self.transport.get_write_buffer_size()
+
+    cdef int64_t flushed(self) except -1:
+        return -self.transport.get_write_buffer_size()
 
     cdef object peer(self):
         return self.transport.get_extra_info("peername")
@@ -721,6 +736,7 @@ cdef class SocketTransport(Channel):
             self.backlog_offset = offset
             self.backlog_size = -offset
             self.set_mask()
+            self.protocol.output_waits()
         elif offset:
             data = data[offset:]
         self.backlog.append(data)
@@ -743,6 +759,7 @@ cdef class SocketTransport(Channel):
                     return 0
                 return self.fail(c_errno)
             self.backlog_size -= count
+            self.backlog_sent += count
             if count < left:
                 self.backlog_offset += count
                 break
@@ -784,6 +801,7 @@ cdef class SocketTransport(Channel):
             if count == 0:
                 raise EOFError("the file is shorter than it was")
             sent += count
+            self.backlog_sent += count
             if count < piece:
                 break
         if sent < size:
@@ -900,6 +918,12 @@ cdef class SocketTransport(Channel):
         self.protocol = None
         protocol.connection_lost(self.error)
         return 0
+
+    cdef int64_t unsent(self) except -1:
+        return 1 if self.writing_paused else self.backlog_size if self.backlog is not None else 0
+
+    cdef int64_t flushed(self) except -1:
+        return self.backlog_sent
 
     cdef object peer(self):
         if self.address is None and self.fd >= 0:
