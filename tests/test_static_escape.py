@@ -28,7 +28,8 @@ CORPUS = [
     # escaped
     "/static/%2e%2e/secret.txt", "/static/%2E%2E/secret.txt", "/static/.%2e/secret.txt",
     "/static/%2e./secret.txt", "/static/..%2fsecret.txt", "/static/..%2Fsecret.txt",
-    "/static/%2e%2e%2fsecret.txt", "/static/a%2f..%2f..%2fsecret.txt", "/static/%2fetc%2fpasswd",
+    "/static/a%2fb%2Fc.txt", "/static/%2e%2e%2fsecret.txt",
+    "/static/a%2f..%2f..%2fsecret.txt", "/static/%2fetc%2fpasswd",
     "/static/%2e%2e%5csecret.txt", "/static/..%5csecret.txt", "/static/..%5Csecret.txt",
     "/static/%252e%252e/secret.txt", "/static/..%252fsecret.txt", "/static/%25%32%65%25%32%65/s",
     "/static/%c0%ae%c0%ae/secret.txt", "/static/%c0%af../secret.txt", "/static/%e0%80%ae./s",
