@@ -63,7 +63,7 @@ def tree(tmp_path):
     (root / ".git").mkdir()
     for name in ("a.txt", "a/b/c.txt", "...txt", "a..b"):
         (root / name).write_bytes(b"public")
-    for name in (".env", ".git/config", "a/.hidden"):
+    for name in (".env", ".git/config", "a/.hidden", "a\\b"):
         (root / name).write_bytes(SECRET)
     (tmp_path / "static1").mkdir()
     for name in ("secret.txt", "static1/secret.txt"):
