@@ -1,4 +1,4 @@
-"""The command line: run, peers, report, callgrind."""
+"""The command line: run, peers, report, callgrind, upload."""
 
 import argparse
 import sys
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from benchmarks.cases import CASES
 from benchmarks.servers import FLOOR, REFERENCE, SERVERS
+from benchmarks.upload import add_arguments, upload
 from benchmarks.venvs import DEFAULT_CACHE, Unavailable, Venvs
 
 LOCAL = Path(__file__).resolve().parent / "results" / "local"
@@ -74,6 +75,8 @@ def _parser() -> argparse.ArgumentParser:
     static.add_argument(
         "--cache", type=Path, default=DEFAULT_CACHE, help="where programs live (%(default)s)")
     add_arguments(static)
+    uploads = commands.add_parser("upload", help="bytes per second, beside a bare protocol")
+    add_arguments(uploads)
     return parser
 
 
@@ -145,10 +148,14 @@ def _static(options: argparse.Namespace) -> int:
     return run(options, options.cache)
 
 
+def _upload(options: argparse.Namespace) -> int:
+    return upload(options)
+
+
 def main() -> int:
     options = _parser().parse_args()
     actions = {"run": _run, "peers": _peers, "report": _report, "callgrind": _callgrind,
-               "static": _static}
+               "static": _static, "upload": _upload}
     return actions[options.action](options)
 
 

@@ -22,9 +22,11 @@ from fastserve.errors import (
     ConfigError,
     FastserveError,
     HTTPError,
+    MissingExtraError,
     RouteError,
     StartupError,
 )
+from fastserve.forms import FormData, UploadFile
 from fastserve.routing import Router
 
 if TYPE_CHECKING:
@@ -38,8 +40,10 @@ __all__ = [
     "ConfigError",
     "FastserveError",
     "FileResponse",
+    "FormData",
     "HTTPError",
     "Headers",
+    "MissingExtraError",
     "MutableHeaders",
     "QueryParams",
     "Request",
@@ -48,6 +52,7 @@ __all__ = [
     "Router",
     "StartupError",
     "StreamingResponse",
+    "UploadFile",
     "__version__",
     "blocking",
 ]

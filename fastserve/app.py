@@ -17,6 +17,7 @@ How an exception is answered, in this order:
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import inspect
 import logging
 import os
@@ -28,7 +29,10 @@ from fastserve._speedups.messages import Request, Response, State, as_response
 from fastserve._speedups.plan import Plan
 from fastserve.binding import bind, converter_overrides
 from fastserve.blocking import BlockingPool
+from fastserve.decompress import Decoder, decoder_for
 from fastserve.errors import ClientDisconnect, FastserveError, HTTPError, RouteError
+from fastserve.forms import FormLimits, Forms
+from fastserve.health import Health
 from fastserve.middleware import Middleware, check, surround
 from fastserve.routing import Claims, Route, Router, compile_routes
 
@@ -71,6 +75,8 @@ class App:
         self.debug = debug
         self.state = State()
         self.blocking_pool = BlockingPool()
+        self.forms = Forms(FormLimits(), self._on_thread)
+        self._max_decompression_ratio = 100.0
         self._router = Router()
         self._claims = Claims()
         self._plans: list[tuple[Route, Plan]] = []
@@ -94,8 +100,8 @@ class App:
     ) -> Callable[[Function], Function]:
         """Register a handler for these methods; `["*"]` is any method token.
 
-        options:  max_body_bytes=, handler_timeout_s= (0: none), cancel_on_disconnect= (default:
-                  a GET or HEAD is, any other runs to its end)
+        options:  max_body_bytes=, handler_timeout_s= (0: none), decompress_requests=,
+                  cancel_on_disconnect= (default: a GET or HEAD is, any other runs to its end)
         """
         add = self._router.route(path, methods=methods, name=name, **options)
 
@@ -277,12 +283,23 @@ class App:
 
     # --- start-up ------------------------------------------------------------------------
 
-    def build_router(self) -> CompiledRouter:
-        """Compile every route; the application cannot be changed from here on."""
+    def build_router(
+        self, *, health: Health | None = None, decompress_requests: bool = False
+    ) -> CompiledRouter:
+        """Compile every route; the application cannot be changed from here on.
+
+        health:               answers its paths where the application does not itself
+        decompress_requests:  for the routes that do not say it themselves
+        """
         self._frozen = True
         pairs = self._plans
         if self._layers:
             pairs = [(route, self._surround(plan)) for route, plan in pairs]
+        for route, plan in pairs:
+            own = route.decompress_requests
+            plan.decompress_requests = decompress_requests if own is None else own
+        if health is not None:
+            pairs = [*pairs, *health.plans(besides=self.routes)]
         router = compile_routes(pairs)
         if self._wants_fallbacks():
             router.not_found = self._surround(_fallback(_not_found))
@@ -296,18 +313,41 @@ class App:
         loop: AbstractEventLoop,
         *,
         on_error: OnError | None = None,
+        health_paths: bool = True,
         **settings: Any,
     ) -> Engine:
         """The engine that serves this application on a loop.
 
-        settings:  keywords of the Engine: limits, http=, tasks=
+        health_paths:  answer /-/live and /-/ready
+        settings:      those of forms and decompression, and keywords of the Engine: limits,
+                       http=, tasks=
         """
         from fastserve._speedups.protocol import (
             Engine,  # brings asyncio, which registering needs not
         )
 
-        return Engine(
-            loop, self.build_router(), app=self, on_error=on_error or self.handle_error, **settings)
+        own = {field.name for field in dataclasses.fields(FormLimits)}
+        self.forms = Forms(
+            FormLimits(**{name: settings.pop(name) for name in own & settings.keys()}),
+            self._on_thread)
+        self._max_decompression_ratio = settings.pop(
+            "max_decompression_ratio", self._max_decompression_ratio)
+        health = Health() if health_paths else None
+        router = self.build_router(
+            health=health, decompress_requests=settings.pop("decompress_requests", False))
+        engine = Engine(
+            loop, router, app=self, on_error=on_error or self.handle_error, **settings)
+        if health is not None:
+            health.engine = engine
+        return engine
+
+    def decoder(self, request: Request) -> Decoder | None:
+        """What undoes the Content-Encoding of a request; None when it has none."""
+        return decoder_for(
+            request.headers.getlist("content-encoding"), self._max_decompression_ratio)
+
+    def _on_thread(self, function: Callable[..., Any], *args: Any) -> Awaitable[Any]:
+        return self.blocking_pool.run(function, *args)
 
     def run(self, **settings: Any) -> None:
         """Serve until SIGINT or SIGTERM: app.run(host="0.0.0.0", port=8000).

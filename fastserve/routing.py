@@ -47,7 +47,8 @@ CONVERTERS = ("str", "int", "float", "uuid", "path")
 STANDARD_METHODS = frozenset(
     ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT")
 )
-OPTIONS = ("max_body_bytes", "handler_timeout_s", "cancel_on_disconnect")
+OPTIONS = (
+    "max_body_bytes", "handler_timeout_s", "cancel_on_disconnect", "decompress_requests")
 MAX_PARAMS = 16     # of the compiled router, like MAX_SEGMENTS and MAX_FLOAT_CHARS
 MAX_SEGMENTS = 64
 MAX_FLOAT_CHARS = 64
@@ -299,7 +300,7 @@ class Route:
     """One handler under one pattern. Made by a Router; two routes are equal when they are one.
 
     methods:  tokens, or ("*",) for every method that no other route of this path has
-    options:  what was given of max_body_bytes, handler_timeout_s and cancel_on_disconnect
+    options:  what was given of OPTIONS
     """
 
     path: str
@@ -313,6 +314,11 @@ class Route:
     def label(self) -> str:
         """The route for people: "GET /users/{id}"."""
         return f"{','.join(self.methods)} {self.path}"
+
+    @property
+    def decompress_requests(self) -> bool | None:
+        """Whether the Content-Encoding of a request is undone; None: as the server's setting."""
+        return self.options.get("decompress_requests")
 
     def with_converters(self, converters: Mapping[str, str]) -> Route:
         """The route with converters for parameters that name none; itself when there are none."""
@@ -354,8 +360,8 @@ class Router:
         path:     behind the prefix; may be "" when there is one
         methods:  any tokens, or ["*"] for every method that has no route of its own here
         name:     for url_for; the function's name when left out
-        options:  max_body_bytes=, handler_timeout_s= (0: none), cancel_on_disconnect= (default:
-                  a GET or HEAD is, any other runs to its end)
+        options:  max_body_bytes=, handler_timeout_s= (0: none), decompress_requests=,
+                  cancel_on_disconnect= (default: a GET or HEAD is, any other runs to its end)
         """
         if isinstance(path, str) and path and not path.startswith("/"):
             raise _refusal(path, f"does not start with '/': write {'/' + path!r}")
@@ -551,6 +557,9 @@ def _checked_options(path: str, options: Mapping[str, Any]) -> dict[str, Any]:
             good = value is None or (
                 isinstance(value, (int, float)) and type(value) is not bool and 0 <= value < 1e9)
             wanted = "a number of seconds, 0 for no limit, or None for the server's limit"
+        elif option == "decompress_requests":
+            good = value is None or isinstance(value, bool)
+            wanted = "True or False, or None for the server's setting"
         else:
             good = value is None or isinstance(value, bool)
             wanted = "True or False"

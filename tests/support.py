@@ -139,6 +139,11 @@ class Link:
         raise NotImplementedError
 
     @property
+    def received_bytes(self) -> int:
+        """How much the server sent; unlike `received`, cheap to ask in every turn."""
+        raise NotImplementedError
+
+    @property
     def closed(self) -> bool:
         """Whether the server has sent its FIN or dropped the connection."""
         raise NotImplementedError
@@ -185,6 +190,10 @@ class FakeLink(Link):
     @property
     def received(self) -> bytes:
         return b"".join(self.transport.writes)
+
+    @property
+    def received_bytes(self) -> int:
+        return sum(map(len, self.transport.writes))
 
     @property
     def closed(self) -> bool:
@@ -243,6 +252,10 @@ class SocketLink(Link):
     @property
     def received(self) -> bytes:
         return bytes(self.buffer)
+
+    @property
+    def received_bytes(self) -> int:
+        return len(self.buffer)
 
     @property
     def closed(self) -> bool:

@@ -10,6 +10,7 @@ class Plan:
     max_body_bytes: int
     handler_timeout_s: float
     cancel_on_disconnect: int
+    decompress_requests: bool
     exempt: bool
     def __init__(
         self,
@@ -22,6 +23,7 @@ class Plan:
         route: Any = ...,
         max_body_bytes: int | None = ...,
         handler_timeout_s: float | None = ...,
+        decompress_requests: bool | None = ...,
         cancel_on_disconnect: bool | None = ...,
         exempt: bool = ...,
     ) -> None: ...

@@ -22,7 +22,7 @@ cdef class Plan:
 
     def __init__(self, handler, sources, *, kwnames=(), bint is_async=False, param_names=(),
                  route=None, max_body_bytes=None, cancel_on_disconnect=None, handler_timeout_s=None,
-                 bint exempt=False):
+                 decompress_requests=None, bint exempt=False):
         cdef int index
         if len(sources) > MAX_ARGUMENTS:
             raise ValueError(f"a handler takes at most {MAX_ARGUMENTS} arguments, not {len(sources)}")
@@ -35,9 +35,10 @@ cdef class Plan:
         self.max_body_bytes = -1 if max_body_bytes is None else max_body_bytes
         self.cancel_on_disconnect = -1 if cancel_on_disconnect is None else cancel_on_disconnect
         self.handler_timeout_s = -1 if handler_timeout_s is None else handler_timeout_s
+        self.decompress_requests = bool(decompress_requests)
         self.exempt = exempt
         self.kwnames = tuple(kwnames) or None
-        self.argument_count = len(sources)
+        self.argument_count = <int>len(sources)
         for index, source in enumerate(sources):
             if not -1 <= source < len(param_names):
                 raise ValueError(f"argument {index} has no source {source}")
@@ -67,6 +68,7 @@ cdef class Plan:
         plan.max_body_bytes = self.max_body_bytes
         plan.handler_timeout_s = self.handler_timeout_s
         plan.cancel_on_disconnect = self.cancel_on_disconnect
+        plan.decompress_requests = self.decompress_requests
         return plan
 
     def invoke(self, request, tuple values):

@@ -8,10 +8,11 @@ from libc.stdint cimport int64_t, uint8_t
 
 from fastserve._speedups.acceptor cimport Admission
 from fastserve._speedups.buffer cimport Buffer
+from fastserve._speedups.chunks cimport Chunks
 from fastserve._speedups.deadlines cimport Deadlines, TimedConnection, Wait
 from fastserve._speedups.messages cimport ConditionalResponse, Request, Response
 from fastserve._speedups.outgoing cimport Outgoing
-from fastserve._speedups.parser cimport Chunks, Head, Parser
+from fastserve._speedups.parser cimport Head, Parser
 from fastserve._speedups.plan cimport Plan
 from fastserve._speedups.router cimport Params, PathEntry, Router
 from fastserve._speedups.runner cimport Runner
@@ -131,7 +132,7 @@ cdef class Engine(ProtocolFactory):
     cdef LogRation complaints
     cdef list later                 # connections whose turn was cut short
     cdef object forwarded           # what the connections begin with
-    cdef set opening                # tasks in which transports of the loop open
+    cdef readonly set opening       # whatever is accepted, and no connection yet
     cdef Admission admission
     cdef public bint draining
     cdef readonly Py_ssize_t requests_in_flight

@@ -24,6 +24,7 @@ class Engine:
     connections: int        # open connections
     requests_in_flight: int # begun and not yet answered
     requests_total: int
+    opening: set[Any]       # what is accepted and no connection yet; whoever adds, ends it
     def __init__(
         self,
         loop: Any,
@@ -72,6 +73,8 @@ class Engine:
 
         options:  for loop.connect_accepted_socket, e.g. ssl=
         """
+    def opening_ended(self, opening: Any) -> None:
+        """Something of `opening` became a connection, or never will."""
     def stop_listening(self) -> None:
         """Accept what is queued, then leave the listeners alone; they stay open."""
     def drain(self) -> None:

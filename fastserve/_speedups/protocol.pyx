@@ -160,6 +160,8 @@ cdef class HttpProtocol(TimedConnection):
         if self.stage == STAGE_LINGER:
             return False
         self.leave_running()
+        if self.channel.encrypted():
+            return False    # TLS has no half-closed connections, and asyncio warns of the wish
         return self.first is not None or self.scheduled or self.writing_paused
 
     cpdef connection_lost(self, error):
@@ -1140,13 +1142,17 @@ cdef class Engine(ProtocolFactory):
             task.add_done_callback(opened)
 
         def opened(task):
-            self.opening.discard(task)
-            if self.admission.waits:
-                self.admission.departed()
+            self.opening_ended(task)
             if not task.cancelled() and task.exception() is not None:
                 logger.debug("a connection did not open: %r", task.exception())
 
         self.listen_for(listener, accepted)
+
+    def opening_ended(self, opening):
+        """Something of `opening` became a connection, or never will."""
+        self.opening.discard(opening)
+        if self.admission.waits:
+            self.admission.departed()
 
     def stop_listening(self):
         """Accept what is queued, then leave the listeners alone; they stay open."""

@@ -947,6 +947,6 @@ cdef SocketTransport open_transport(Poller poller, int fd, Protocol protocol):
         protocol.connected(transport)
         poller.watch(transport, EPOLLIN | EPOLLRDHUP | EPOLLET)
     except BaseException:
-        transport.abort()
+        transport.lose()    # nobody would ever read from it
         raise
     return transport
