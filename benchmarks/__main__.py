@@ -70,12 +70,12 @@ def _parser() -> argparse.ArgumentParser:
     count.add_argument("--output", type=Path, help="write the counts as JSON")
     count.add_argument("--profile", type=Path, help="keep the callgrind files in this directory")
 
-    from benchmarks.static import add_arguments
+    from benchmarks.static import add_arguments as add_static_arguments
 
     static = commands.add_parser("static", help="static files beside nginx, CPU per request")
     static.add_argument(
         "--cache", type=Path, default=DEFAULT_CACHE, help="where programs live (%(default)s)")
-    add_arguments(static)
+    add_static_arguments(static)
     uploads = commands.add_parser("upload", help="bytes per second, beside a bare protocol")
     upload_arguments(uploads)
     return parser

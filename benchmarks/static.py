@@ -113,7 +113,7 @@ def run(arguments: argparse.Namespace, cache: Path) -> int:
     load = build("load", cache)
     turns: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
-        os.chmod(folder, 0o755)  # noqa: S103 - a worker of nginx is another user
+        os.chmod(folder, 0o755)
         files = _make_files(Path(folder))
         for number in range(options.rounds):
             for case in cases:
@@ -123,7 +123,8 @@ def run(arguments: argparse.Namespace, cache: Path) -> int:
                     print(f"round {number + 1}  {case:10} {server:24} {turn['cpu_us']:9.2f} us",
                           file=sys.stderr)
     if arguments.output:
-        arguments.output.write_text(json.dumps({"options": vars(options), "turns": turns}, indent=1))
+        record = {"options": vars(options), "turns": turns}
+        arguments.output.write_text(json.dumps(record, indent=1) + "\n")
     print(_table(turns, cases, servers))
     return 0
 

@@ -1,4 +1,4 @@
-"""What a request asks of a representation: conditions, ranges, codings (RFC 9110 12.5.3, 13, 14)."""
+"""What a request asks of a file: conditions, ranges, codings (RFC 9110 sections 12.5.3 to 14)."""
 
 import time
 

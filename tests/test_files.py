@@ -9,7 +9,7 @@ from email.utils import parsedate_to_datetime
 import pytest
 
 from fastserve import App, FileResponse, RouteError
-from fastserve.files import HASHED, StaticFiles, StaticOptions, content_disposition
+from fastserve.files import HASHED, StaticFiles, content_disposition
 from fastserve.mediatypes import media_type
 from fastserve.testing import TestClient
 
@@ -394,7 +394,8 @@ def test_types_are_ours_and_text_is_utf8():
 
 @pytest.mark.parametrize(("options", "problem"), [
     ({"directory": "nowhere"}, "cannot be served"), ({"directory": "a.txt"}, "cannot be served"),
-    ({"index": "../x"}, "index="), ({"index": "a/b"}, "index="), ({"fallback": "/etc/passwd"}, "fallback="),
+    ({"index": "../x"}, "index="), ({"index": "a/b"}, "index="),
+    ({"fallback": "/etc/passwd"}, "fallback="),
     ({"max_age_s": -1}, "max_age_s="), ({"max_age_s": 1.5}, "max_age_s="),
     ({"immutable": "("}, "immutable="), ({"headers": {"a b": "c"}}, "a b"), ({"nope": 1}, "nope"),
 ])
