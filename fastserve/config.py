@@ -54,6 +54,12 @@ def seconds(low: float, high: float = 86400) -> Check:
     return check
 
 
+def rate(name: str, value: Any) -> None:
+    """A number of bytes per second."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1e9:
+        raise _fail(name, value, "must be a number of bytes per second from 0 to 1000000000")
+
+
 def one_of(*choices: str) -> Check:
     """One of these words."""
 
@@ -62,6 +68,12 @@ def one_of(*choices: str) -> Check:
             raise _fail(name, value, f"must be one of {', '.join(choices)}")
 
     return check
+
+
+def yes_or_no(name: str, value: Any) -> None:
+    """True or False."""
+    if not isinstance(value, bool):
+        raise _fail(name, value, "must be True or False")
 
 
 def text(name: str, value: Any) -> None:
@@ -159,6 +171,8 @@ class Config:
     tasks: str = _choice("direct", SERVER, ("direct", "asyncio"), "How async handlers run.")
     blocking_threads: int = _setting(
         40, SERVER, whole(1, 10_000), "Threads for handlers marked @blocking.")
+    decompress_requests: bool = _setting(
+        False, SERVER, yes_or_no, "Decode request bodies sent with gzip, deflate, br or zstd.")
     log_level: str = _choice("info", SERVER, LOG_LEVELS, "What to log.")
 
     ssl_certfile: str | None = _setting(
@@ -211,8 +225,20 @@ class Config:
         4096, LIMITS, whole(0, 2**24), "Chunk extensions of one body.")
     max_trailer_bytes: int = _setting(8192, LIMITS, whole(0, 2**24), "The trailers of one body.")
     max_trailers: int = _setting(32, LIMITS, whole(0, 10_000), "Trailer lines of one body.")
+    max_form_fields: int = _setting(1000, LIMITS, whole(0), "Text fields of one form.")
+    max_form_files: int = _setting(100, LIMITS, whole(0), "Files of one form.")
+    max_form_field_bytes: int = _setting(
+        1048576, LIMITS, whole(0), "The text fields of one form together.")
+    form_memory_bytes: int = _setting(
+        1048576, LIMITS, whole(0), "Files of one form kept in memory; more goes to disk.")
+    max_decompression_ratio: int = _setting(
+        100, LIMITS, whole(1, 10_000), "Times that a request body may grow when decoded.")
     max_pipelined: int = _setting(
         16, LIMITS, whole(1, 10_000), "Requests of one connection under way at once.")
+    max_in_flight: int = _setting(
+        0, LIMITS, whole(0, 2**24), "Async requests under way at once; 0 is any number.")
+    max_queued: int = _setting(
+        100, LIMITS, whole(0, 2**24), "Requests that may wait for one of those to end.")
     max_connections: int | None = _setting(
         None, LIMITS, whole(1, 2**24), "Connections open at once; all that open files allow.",
         type=int)
@@ -222,6 +248,23 @@ class Config:
     lingering_close_bytes: int = _setting(
         262144, LIMITS, whole(0, 2**31 - 1), "Unread body that is drained before closing.")
 
+    header_timeout_s: float = _setting(
+        10.0, TIMES, seconds(0), "For a whole request head, from its first byte; 0 is no limit.")
+    keep_alive_timeout_s: float = _setting(
+        75.0, TIMES, seconds(0), "Between two requests of a connection.")
+    body_timeout_s: float = _setting(
+        30.0, TIMES, seconds(0), "Between two reads of a request body.")
+    body_min_rate_bytes_s: float = _setting(
+        500.0, TIMES, rate, "What a request body must bring, on average.")
+    body_grace_s: float = _setting(10.0, TIMES, seconds(0), "Before that rate counts.")
+    write_timeout_s: float = _setting(
+        30.0, TIMES, seconds(0), "For a client that reads nothing of what waits for it.")
+    handler_timeout_s: float = _setting(
+        0.0, TIMES, seconds(0), "For an async handler to begin its answer; 0 is no limit.")
+    queue_timeout_s: float = _setting(
+        0.1, TIMES, seconds(0, 3600), "How long a request above max_in_flight waits for its 503.")
+    retry_after_s: int = _setting(
+        1, TIMES, whole(0, 86400), "What such a 503 tells its client to wait.")
     lingering_close_s: float = _setting(
         2.0, TIMES, seconds(0, 3600), "How long an unread body is drained before closing.")
     graceful_timeout_s: float = _setting(
@@ -328,7 +371,7 @@ class Config:
         return cls(**values)
 
     def engine_limits(self) -> dict[str, Any]:
-        """What the Engine takes as keywords."""
+        """What App.build_engine() takes as keywords."""
         return {name: getattr(self, name) for name in ENGINE_SETTINGS}
 
 
@@ -343,8 +386,25 @@ ENGINE_SETTINGS = (
     "max_chunk_extension_bytes",
     "max_trailer_bytes",
     "max_trailers",
+    "max_form_fields",
+    "max_form_files",
+    "max_form_field_bytes",
+    "form_memory_bytes",
+    "decompress_requests",
+    "max_decompression_ratio",
     "max_pipelined",
     "when_full",
+    "max_in_flight",
+    "max_queued",
+    "header_timeout_s",
+    "keep_alive_timeout_s",
+    "body_timeout_s",
+    "body_min_rate_bytes_s",
+    "body_grace_s",
+    "write_timeout_s",
+    "handler_timeout_s",
+    "queue_timeout_s",
+    "retry_after_s",
     "lingering_close_s",
     "lingering_close_bytes",
 )

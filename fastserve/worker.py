@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 OK, FAILED, STARTUP_FAILED = 0, 1, 3
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+TICK_S = 0.25           # how often deadlines are looked at
 DRAIN_POLL_S = 0.01     # how often the end asks whether all have left
 
 logger = logging.getLogger("fastserve")
@@ -182,8 +183,8 @@ class Worker:
         logger.info("listening on %s (pid %d)", where, os.getpid())
 
     def _tick(self, loop: asyncio.AbstractEventLoop, engine: Engine) -> None:
-        # on the second, so that the Date header is never a second late
-        self.next_tick = loop.call_later(1.0 - time.time() % 1.0, self._tick, loop, engine)
+        # on the second too, so that the Date header is never a second late
+        self.next_tick = loop.call_later(TICK_S - time.time() % TICK_S, self._tick, loop, engine)
         engine.tick()
         if self.certificates is not None:
             self.certificates.check()

@@ -1,12 +1,15 @@
 """config.py: one table of settings; a mistake names the setting, the value and the way out."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
 from fastserve.config import Config
 from fastserve.errors import ConfigError
 from fastserve.presets import PRESETS
+
+LIMITS = Path(__file__).parent.parent / "docs" / "limits.md"
 
 
 def test_the_defaults_are_a_server_on_localhost():
@@ -33,6 +36,7 @@ def test_a_config_cannot_be_changed():
         ("graceful_timeout_s", -1), ("graceful_timeout_s", "30"),
         ("lingering_close_s", float("nan")),
         ("blocking_threads", 0), ("fd", -1), ("uds", ""), ("uds_mode", 0o1000),
+        ("max_form_fields", -1), ("max_decompression_ratio", 0), ("decompress_requests", 1),
         ("uds", "\0"), ("uds", "a\0b"), ("uds", "\0a\n"), ("uds_owner", ""), ("uds_owner", 1000),
         ("max_connections", 0), ("when_full", "explode"),
         ("max_pipelined", 0),
@@ -141,7 +145,31 @@ def test_every_setting_has_a_group_a_check_and_a_help_text():
 
 def test_limits_and_times_carry_their_unit_in_the_name():
     """bytes, seconds, or a plain count."""
-    counts = {"max_connections", "when_full", "max_headers", "max_trailers", "max_pipelined"}
+    counts = {
+        "max_connections", "when_full", "max_headers", "max_trailers", "max_pipelined",
+        "max_in_flight", "max_queued", "body_min_rate_bytes_s", "max_form_fields", "max_form_files",
+        "max_decompression_ratio",
+    }
     for setting in dataclasses.fields(Config):
         if setting.metadata["group"] in ("Limits", "Time") and setting.name not in counts:
             assert setting.name.endswith(("_bytes", "_s")), setting.name
+
+
+@pytest.mark.skipif(not LIMITS.exists(), reason="the documentation is in the checkout only")
+@pytest.mark.parametrize(
+    "setting",
+    [s for s in dataclasses.fields(Config) if s.metadata["group"] in ("Limits", "Time")],
+    ids=lambda setting: setting.name)
+def test_every_limit_and_deadline_is_documented(setting):
+    """docs/limits.md has a row for each, with its default."""
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in LIMITS.read_text().splitlines() if line.startswith("| ")]
+    found = [row for row in rows if f"`{setting.name}`" in row[-1]]
+
+    assert len(found) == 1
+    if isinstance(setting.default, (int, float)):
+        shown = setting.default
+        if setting.name.endswith("_bytes") and shown % 1024 == 0:
+            shown = f"{shown // 1024} KiB" if shown % 1024**2 else f"{shown // 1024**2} MiB"
+        assert str(shown).removesuffix(".0") in found[0][1]

@@ -17,8 +17,10 @@ GROUND, WIRE, APPLICATION, PROCESS, DOORS = range(5)
 FLOORS = {
     "errors": GROUND, "networks": GROUND, "presets": GROUND, "config": GROUND,
     "_speedups": WIRE,
+    "files": APPLICATION, "mediatypes": APPLICATION,
     "app": APPLICATION, "binding": APPLICATION, "blocking": APPLICATION,
-    "health": APPLICATION, "middleware": APPLICATION, "routing": APPLICATION,
+    "decompress": APPLICATION, "forms": APPLICATION, "health": APPLICATION,
+    "middleware": APPLICATION, "routing": APPLICATION,
     "descriptors": PROCESS, "entrance": PROCESS, "listeners": PROCESS, "log": PROCESS,
     "proxy": PROCESS, "proxy_protocol": PROCESS, "target": PROCESS, "tls": PROCESS,
     "worker": PROCESS,
@@ -28,9 +30,10 @@ FLOORS = {
 GROUND_ORDER = ["errors", "networks", "presets", "config"]
 # Inside the wire floor: each room may know those before it.
 WIRE_ORDER = [
-    "plan", "buffer", "scan", "parser", "httptools_parser", "runner", "router", "system",
-    "transport", "acceptor",
-    "multidict", "messages", "outgoing", "serializer", "protocol",
+    "plan", "buffer", "scan", "authority", "chunks", "parser", "httptools_parser", "wheel",
+    "runner", "router", "system", "transport", "acceptor",
+    "multidict", "messages", "deadlines", "conditions", "files", "outgoing", "serializer",
+    "protocol",
 ]
 # App.run() is the one step up: the application starts the process that serves it.
 EXCEPTIONS = {("app", "worker")}
@@ -42,7 +45,8 @@ FORBIDDEN = {
 ASYNCIO_ON_THE_WIRE = {"outgoing", "protocol", "transport", "runner"}
 OPTIONAL = [
     "click", "uvloop", "httptools", "h11", "httpx", "anyio", "jinja2", "msgspec",
-    "prometheus_client", "multipart", "watchfiles", "redis", "websockets", "wsproto",
+    "prometheus_client", "python_multipart", "brotli", "backports.zstd", "watchfiles", "redis",
+    "websockets", "wsproto",
 ]
 
 CYTHON_IMPORT = re.compile(
@@ -161,7 +165,8 @@ def test_transport_knows_nothing_of_http():
     for suffix in ("pyx", "pxd"):
         text = (PACKAGE / "_speedups" / f"transport.{suffix}").read_text()
         assert rooms(cython_imports(PACKAGE / "_speedups" / f"transport.{suffix}")) <= {
-            "_speedups.transport", "_speedups.buffer", "_speedups.system"}, suffix
+            "_speedups.transport", "_speedups.buffer", "_speedups.system", "_speedups.wheel",
+        }, suffix
         assert "cimport Request" not in text
 
 

@@ -99,6 +99,29 @@ def test_an_absolute_target_has_its_path_behind_the_authority(ask):
     assert reply.status == 204
 
 
+@pytest.mark.parametrize(
+    ("data", "names"),
+    [
+        (b"GET http://a.test:81/x HTTP/1.1\r\nX: 1\r\nHost: b\r\n\r\n", ["x", "host"]),
+        (b"GET HTTP://a.test:81?x HTTP/1.1\r\nHost: a.test\r\n\r\n", ["host"]),
+        (b"GET http://a.test:81 HTTP/1.0\r\nX: 1\r\n\r\n", ["host", "x"]),
+    ],
+)
+def test_an_absolute_target_names_the_host(ask, data, names):
+    """RFC 9112 section 3.2.2: whatever Host says; headers and URL cannot disagree."""
+    seen, _ = ask(
+        lambda r: {
+            "host": r.headers["host"], "all": r.headers.getlist("HOST"), "url": r.url,
+            "names": r.headers.keys(), "target": r.target.decode(),
+        },
+        data,
+    )  # fmt: skip
+
+    assert (seen["host"], seen["all"]) == ("a.test:81", ["a.test:81"])
+    assert seen["url"] == seen["target"]
+    assert seen["names"] == names
+
+
 def test_a_request_outlives_its_connection_and_its_buffer(ask):
     """Everything of a kept request stays what it was."""
     kept, _ = ask(lambda r: (r.headers, r)[1] if False else {"r": r})

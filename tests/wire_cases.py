@@ -10,11 +10,13 @@ and one of
   meaning    of a head, as far as it matters here; or {}
   body       of a chunked body
   incomplete = true
+  answers    of a whole connection: the statuses that come back
 """
 
 import ctypes
 import mmap
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 if sys.version_info >= (3, 11):
@@ -46,7 +48,8 @@ class Case:
                 self.meaning["headers"] = [
                     (encode(key), encode(value)) for key, value in self.meaning["headers"]
                 ]
-        outcomes = (self.status, self.meaning, self.body, self.incomplete or None)
+        self.answers = table.get("answers")
+        outcomes = (self.status, self.meaning, self.body, self.incomplete or None, self.answers)
         if sum(outcome is not None for outcome in outcomes) != 1:
             raise ValueError(f"case {name!r} needs exactly one outcome")
 
@@ -120,3 +123,37 @@ def replay(door, case, place):
         assert door([case.data + NEXT_REQUEST], place) == verdict
         assert door([case.data, NEXT_REQUEST], place) == verdict
     return verdict
+
+
+def read_stream(parser, data, cuts=()):
+    """What a whole connection sent: a list of (meaning, body), and how it ended.
+
+    cuts:  places where the bytes of each message are cut in pieces
+    The end is a status, "incomplete", or None where the last message ends with the bytes.
+    """
+    messages = []
+    while data:
+        head = parser.split_head(pieces(data, cuts))
+        if not isinstance(head, dict):
+            return messages, head or "incomplete"
+        data = data[head["consumed"] :]
+        body = data[: head["content_length"] or 0]
+        if len(body) < (head["content_length"] or 0):
+            return messages, "incomplete"
+        if head["chunked"]:
+            found = parser.chunked(pieces(data, cuts))
+            if not isinstance(found, tuple):
+                return messages, found or "incomplete"
+            body, size = found
+            data = data[size:]
+        else:
+            data = data[len(body) :]
+        messages.append((head, body))
+        if not head["keep_alive"]:
+            break
+    return messages, None
+
+
+def pieces(data, cuts):
+    edges = [0, *sorted({cut for cut in cuts if 0 < cut < len(data)}), len(data)]
+    return [data[start:stop] for start, stop in pairwise(edges)]

@@ -152,12 +152,21 @@ cdef class Acceptor(Watcher):
             if self.accepted is None:
                 self.open_raw(fd)
             else:
-                self.accepted(socket.socket(fileno=fd))
+                self.hand_over(fd)
         except OSError as error:
             self.rest(error.errno or 0)
         except Exception:
             self.admission.poller.report_mistake()
         return 0
+
+    def hand_over(self, int fd):
+        """Give the connection away as a socket object."""
+        sock = socket.socket(fileno=fd)
+        try:
+            self.accepted(sock)
+        except BaseException:
+            sock.close()
+            raise
 
     cdef int open_raw(self, int fd) except -1:
         cdef Poller poller = self.admission.poller

@@ -4,7 +4,8 @@
 # says a line, a run of data or the message ends: it never sees a byte behind the message.
 # It is lenient here and there, so its reading has to explain every byte of every line.
 
-from fastserve._speedups.parser cimport Chunks, Head, Parser
+from fastserve._speedups.chunks cimport Chunks
+from fastserve._speedups.parser cimport Head, Parser
 
 cdef class Reading:
     # What llhttp said of the current message.

@@ -3,9 +3,10 @@
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.string cimport memchr
 
+from fastserve._speedups.chunks cimport Chunks, read_chunks
 from fastserve._speedups.parser cimport (
-    FIELDS, FIRST_LINE, METHOD_OTHER, REQUEST_LINE, Chunks, Head, Parser, finish_head,
-    judge_field, judge_request_line, judge_size_of_line, judge_size_of_rest, read_chunks)
+    FIELDS, FIRST_LINE, METHOD_OTHER, REQUEST_LINE, Head, Parser, finish_head,
+    judge_field, judge_request_line, judge_size_of_line, judge_size_of_rest, judge_underscores)
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
@@ -85,7 +86,7 @@ cdef class HttptoolsParser(Parser):
         while True:
             line = data + head.line_start
             start = max(head.line_start, head.scanned)
-            lf = <const char*>memchr(data + start, c"\n", stop - start) if start < stop else NULL
+            lf = <const char*>memchr(data + start, c"\n", <size_t>(stop - start)) if start < stop else NULL
             if lf == NULL:
                 head.scanned = <unsigned int>stop
                 return judge_size_of_rest(&self.limits, head, stop - head.line_start)
@@ -145,10 +146,12 @@ cdef class HttptoolsParser(Parser):
 
     cdef int last_line(self, const char* data, Head* head) except? -1:
         # llhttp reports a field when it sees the next line, so it is held to account here.
-        cdef int status = finish_head(head)
+        cdef int status = judge_underscores(head, data)
         cdef Py_ssize_t size = head.target_size
         cdef bint upgraded, has_body = head.chunked or head.content_length > 0
         cdef bytes method
+        if status == 0:
+            status = finish_head(head)
         if status:
             return status
         upgraded = self.feed(b"\r\n")
@@ -175,7 +178,7 @@ cdef class HttptoolsParser(Parser):
         # trailers that change the framing. So the rules read first, and llhttp has to find
         # the same data in what they consumed.
         cdef Py_ssize_t consumed = read_chunks(
-            &self.limits, data, size, chunks, body, body_size)
+            &self.limits.body, data, size, chunks, body, body_size)
         if consumed <= 0:
             return consumed
         if self.machine is None:

@@ -19,7 +19,8 @@ cdef class Connection(Protocol):
     cdef int send_interim(self, Request request, bytes message) except -1   # a 1xx, in its turn
 
 cdef enum:
-    BODY_HIGH = 64 * 1024       # of a body nobody takes: reading pauses from here on
+    BODY_HIGH = 160 * 1024      # of a body nobody takes: reading pauses from here on; more than one
+                                # read, so that it does not pause for a handler that keeps up
 
 cdef class Body:
     # A body that is still arriving: filled by the connection, emptied by the handler.
@@ -61,16 +62,36 @@ cdef class Request:
     cdef uint8_t method_id
     cdef uint8_t minor_version
     cdef int64_t content_length # -1: not known
-    cdef Py_ssize_t max_body_bytes, max_stream_bytes
+    cdef readonly Py_ssize_t max_body_bytes     # of body(), json() and form()
+    cdef Py_ssize_t max_stream_bytes            # of stream() and parts(); -1: none
     cdef Body arriving          # None: no body, or all of it is in `content`
     cdef bytes content          # the whole body; None until known
-    cdef bint streamed
+    cdef bint streamed          # somebody takes, or took, the pieces
+    cdef bint decoded           # the Content-Encoding was seen to
+    cdef object parsed_form
     cdef object decoded_path, decoded_query, parsed_headers, parsed_cookies, own_state, peer
     cdef Origin told            # by a trusted proxy; None until asked for
 
     cdef int check_length(self, Py_ssize_t limit, Py_ssize_t size) except -1    # 413
+    cdef bint encoded(self)
     cdef object neighbour(self)     # the Address of whoever connected, or None once it is gone
     cdef Origin origin(self)
+
+cdef enum:
+    DECODED_PER_TURN = 1024 * 1024      # of one body, before others get the loop
+
+cdef class BodyStream:
+    # What Request.stream() gives: the pieces as they come, decoded where the route wants it.
+    cdef Request request
+    cdef Py_ssize_t limit, given, held
+    cdef object decoder         # of fastserve.decompress; None: as it was sent
+    cdef bytes whole            # of a body that was there already; b"" when it was given
+    cdef bint begun
+
+    cdef int begin(self) except -1
+    cdef bytes pull(self)
+
+cdef BodyStream body_stream(Request request, Py_ssize_t limit)
 
 cdef class Response:
     cdef public int status

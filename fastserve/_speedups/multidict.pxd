@@ -24,6 +24,8 @@ cdef class MutableHeaders:
 
 cdef QueryParams query_params(bytes head, Py_ssize_t start, Py_ssize_t size)
 cdef Headers request_headers(bytes head, Py_ssize_t start)
+# An absolute-form target names the host, whatever Host says (RFC 9112 section 3.2.2).
+cdef int name_host(Headers headers, bytes target) except -1
 cdef MutableHeaders mutable_headers(object source)
 
 # Percent-decoding of one component as UTF-8; "+" is a space only where asked for.

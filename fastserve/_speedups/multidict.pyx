@@ -9,7 +9,7 @@ from cpython.unicode cimport PyUnicode_DecodeLatin1, PyUnicode_DecodeUTF8
 from libc.string cimport memcmp
 
 from fastserve._speedups.parser cimport Field, next_field
-from fastserve._speedups.scan cimport TOKEN, is_in
+from fastserve._speedups.scan cimport TOKEN, hex_value, is_in
 
 cdef extern from "Python.h":
     const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size) except NULL
@@ -82,6 +82,13 @@ cdef class MultiDict:
         return f"{type(self).__name__}({self.all_pairs()!r})"
 
 
+cdef inline const char* open_part(MultiDict part, const char** cursor) noexcept:
+    # Sets the cursor to where the part of the head begins; returns where it ends.
+    cdef const char* head = PyBytes_AS_STRING(part.head)
+    cursor[0] = head + part.start
+    return head + part.end
+
+
 cdef class QueryParams(MultiDict):
     """The query of a target, decoded as application/x-www-form-urlencoded."""
 
@@ -91,8 +98,7 @@ cdef class QueryParams(MultiDict):
         cdef Component part
         if self.pairs is None:
             self.pairs = []
-            cursor = PyBytes_AS_STRING(self.head) + self.start
-            end = PyBytes_AS_STRING(self.head) + self.end
+            end = open_part(self, &cursor)
             while next_component(&cursor, end, &part):
                 self.pairs.append((
                     unquote(part.name, part.name_size, True),
@@ -108,8 +114,7 @@ cdef class QueryParams(MultiDict):
         if self.pairs is not None:
             return MultiDict.find(self, name)
         wanted = PyUnicode_AsUTF8AndSize(name, &size)
-        cursor = PyBytes_AS_STRING(self.head) + self.start
-        end = PyBytes_AS_STRING(self.head) + self.end
+        end = open_part(self, &cursor)
         while next_component(&cursor, end, &part):
             if is_plain(part.name, part.name_size):
                 if part.name_size != size or memcmp(part.name, wanted, size) != 0:
@@ -126,6 +131,24 @@ cdef QueryParams query_params(bytes head, Py_ssize_t start, Py_ssize_t size):
     params.start = start
     params.end = start + size
     return params
+
+
+def form_pairs(bytes content, Py_ssize_t max_fields):
+    """The fields of an application/x-www-form-urlencoded body, as (name, value) in order.
+
+    Raises ValueError when there are more than max_fields.
+    """
+    cdef const char* cursor = PyBytes_AS_STRING(content)
+    cdef const char* end = cursor + PyBytes_GET_SIZE(content)
+    cdef Component part
+    cdef list pairs = []
+    while next_component(&cursor, end, &part):
+        if len(pairs) == max_fields:
+            raise ValueError(f"the form has more than {max_fields} fields")
+        pairs.append((
+            unquote(part.name, part.name_size, True),
+            unquote(part.value, part.value_size, True)))
+    return pairs
 
 
 cdef struct Component:
@@ -170,16 +193,6 @@ cdef inline bint is_plain(const char* data, Py_ssize_t size) noexcept:
     return True
 
 
-cdef inline int hex_value(char c) noexcept:
-    if c'0' <= c <= c'9':
-        return c - c'0'
-    if c'a' <= c <= c'f':
-        return c - c'a' + 10
-    if c'A' <= c <= c'F':
-        return c - c'A' + 10
-    return -1
-
-
 cdef str unquote(const char* data, Py_ssize_t size, bint plus):
     # A broken escape stays as it is; bytes that are not UTF-8 become U+FFFD.
     cdef Py_ssize_t i = 0, used = 0
@@ -220,8 +233,7 @@ cdef class Headers(MultiDict):
         cdef Field field
         if self.pairs is None:
             pairs = []
-            cursor = PyBytes_AS_STRING(self.head) + self.start
-            end = PyBytes_AS_STRING(self.head) + self.end
+            end = open_part(self, &cursor)
             while next_field(&cursor, end, &field):
                 pairs.append((
                     PyUnicode_DecodeLatin1(field.name, field.name_size, NULL).lower(),
@@ -238,8 +250,7 @@ cdef class Headers(MultiDict):
         if self.pairs is not None:
             return MultiDict.find(self, name)
         wanted = PyUnicode_AsUTF8AndSize(name, &size)
-        cursor = PyBytes_AS_STRING(self.head) + self.start
-        end = PyBytes_AS_STRING(self.head) + self.end
+        end = open_part(self, &cursor)
         while next_field(&cursor, end, &field):
             if field.name_size == size and same_name(field.name, wanted, size):
                 return PyUnicode_DecodeLatin1(field.value, field.value_size, NULL)
@@ -247,7 +258,7 @@ cdef class Headers(MultiDict):
 
 
 cdef inline char lower(char c) noexcept nogil:
-    return c | 0x20 if c'A' <= c <= c'Z' else c
+    return <char>(c | 0x20) if c'A' <= c <= c'Z' else c
 
 
 cdef inline bint same_name(const char* left, const char* right, Py_ssize_t size) noexcept nogil:
@@ -264,6 +275,17 @@ cdef Headers request_headers(bytes head, Py_ssize_t start):
     headers.start = start
     headers.end = PyBytes_GET_SIZE(head)
     return headers
+
+
+cdef int name_host(Headers headers, bytes target) except -1:
+    cdef str rest = target.partition(b"://")[2].decode("latin-1")
+    cdef tuple host = ("host", rest.partition("/")[0].partition("?")[0])
+    cdef list pairs = headers.all_pairs()
+    if "host" in headers:
+        headers.pairs = [host if pair[0] == "host" else pair for pair in pairs]
+    else:
+        headers.pairs = [host, *pairs]
+    return 0
 
 
 cdef bytes checked_name(object name):

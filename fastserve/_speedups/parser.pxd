@@ -1,4 +1,4 @@
-# Requests as bytes: heads and chunked bodies (RFC 9112 sections 2-7).
+# Requests as bytes: heads (RFC 9112 sections 2-6), and the door of both backends.
 #
 # A parser never allocates, never reads past `data + size`, and keeps what it needs
 # to resume in the struct it is handed, so one NativeParser serves every connection
@@ -10,7 +10,9 @@
 # A line is judged when its LF has arrived or when it outgrows its limit, never
 # before: so every split of the same bytes has the same verdict.
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
+
+from fastserve._speedups.chunks cimport ChunkLimits, Chunks
 
 cpdef enum Method:
     METHOD_OTHER = 0        # any other token; compare its bytes
@@ -34,9 +36,7 @@ cdef struct Limits:
     uint32_t max_field_bytes        # one field line, CRLF included -> 431
     uint32_t max_headers            # field lines -> 431
     uint32_t max_target_bytes       # the request target -> 414
-    uint32_t max_chunk_extension_bytes   # of all chunks of one body together -> 400
-    uint32_t max_trailer_bytes      # whole trailer section -> 431
-    uint32_t max_trailers           # trailer field lines -> 431
+    ChunkLimits body
 
 cdef struct Head:
     # Offsets from the `data` given to parse_head; valid once it returned > 0.
@@ -60,20 +60,10 @@ cdef struct Head:
     bint has_query                  # there was a "?"
     # To resume. All zero before the first byte of a head.
     uint8_t phase
-    uint16_t seen                   # bit set of what the fields have said so far
     uint16_t header_count
+    uint32_t seen                   # bit set of what the fields have said so far
     uint32_t line_start             # the first line not judged yet
     uint32_t scanned                # no LF between line_start and here
-
-cdef struct Chunks:
-    # The state of one chunked body. All zero before its first byte.
-    uint64_t left                   # bytes of chunk data still to come, at most 2^63 - 1
-    uint32_t extension_bytes
-    uint32_t trailer_bytes
-    uint32_t scanned                # of an unfinished framing line: no LF in these bytes
-    uint16_t trailer_count
-    uint8_t phase
-    bint done                       # the last CRLF has been consumed
 
 cdef struct Field:
     # One field of a head that parse_head accepted; the value is trimmed.
@@ -93,6 +83,8 @@ cdef int judge_request_line(
 cdef int judge_field(
     Head* head, const char* name, Py_ssize_t name_size,
     const char* value, Py_ssize_t value_size) noexcept nogil
+# At the blank line, in this order; the first only where a name holds a "_".
+cdef int judge_underscores(const Head* head, const char* data) noexcept nogil
 cdef int finish_head(Head* head) noexcept nogil
 
 # A line of `size` bytes that has its LF, or a begun one that has not: is it too long?
@@ -101,12 +93,9 @@ cdef int judge_size_of_line(
 cdef int judge_size_of_rest(
     const Limits* limits, const Head* head, Py_ssize_t size) noexcept nogil
 
-# What NativeParser's methods do, without the object.
+# What NativeParser.parse_head does, without the object.
 cdef Py_ssize_t read_head(
     const Limits* limits, const char* data, Py_ssize_t size, Head* head) noexcept nogil
-cdef Py_ssize_t read_chunks(
-    const Limits* limits, const char* data, Py_ssize_t size, Chunks* chunks,
-    const char** body, Py_ssize_t* body_size) noexcept nogil
 
 cdef class Parser:
     # The interface of both backends.
@@ -118,9 +107,7 @@ cdef class Parser:
     # One whole head at the start of `data`; fills `head`.
     cdef Py_ssize_t parse_head(self, const char* data, Py_ssize_t size, Head* head) noexcept
 
-    # Some of a chunked body. Consumes at most one run of chunk data per call: `body`
-    # and `body_size` say where it is inside `data` (size 0: framing only). Returns bytes
-    # consumed (0: needs more), or minus a status. Stops when chunks.done.
+    # As read_chunks() in chunks.pxd.
     cdef Py_ssize_t parse_chunks(
         self, const char* data, Py_ssize_t size, Chunks* chunks,
         const char** body, Py_ssize_t* body_size) noexcept

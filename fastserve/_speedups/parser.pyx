@@ -5,19 +5,21 @@
 # smuggled, so there are no switches.
 #
 # The first line that breaks a rule decides the status. A line's limits come before its
-# content; what concerns the meaning of the whole head comes last, in finish_head().
+# content; what concerns the whole head comes last, in finish_head().
 #
 # Field lines are scanned once, hoping: a line that turns out bad, or unfinished, is looked
 # at again by refuse_field_line(), which alone tells the two apart.
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, memset
 
+from fastserve._speedups.authority cimport is_authority
+from fastserve._speedups.chunks cimport Chunks, read_chunks, skip_parameter
 from fastserve._speedups.scan cimport (
-    TOKEN, TARGET, VALUE, HOST, HEX, DIGIT,
-    is_in, skip, skip_name, skip_value, skip_target, find, same)
+    DIGIT, TOKEN,
+    find, is_in, same, skip, skip_letters, skip_target, skip_value)
 
 cdef enum:
     SP = 0x20
@@ -30,14 +32,7 @@ cdef enum:
     REQUEST_LINE_EXTRA = 64
     MAX_METHOD_BYTES = 32
     VERSION_BYTES = 8           # "HTTP/1.1"
-    MAX_CHUNK_DIGITS = 16       # 64 bits
-    MAX_PORT_DIGITS = 5
-
-cdef enum ChunkPhase:           # of Chunks.phase
-    CHUNK_LINE = 0
-    CHUNK_DATA = 1
-    CHUNK_END = 2               # the CRLF behind the data
-    TRAILERS = 3
+    MAX_UNDERSCORED = 32        # names with a "_": each is compared with all others
 
 cdef enum Seen:                 # of Head.seen
     SEEN_HOST = 1
@@ -45,13 +40,28 @@ cdef enum Seen:                 # of Head.seen
     SEEN_TRANSFER_ENCODING = 4
     SEEN_OTHER_CODING = 8       # Transfer-Encoding names a coding we do not speak
     SEEN_OTHER_EXPECTATION = 16
-    SEEN_CONTENT_TYPE = 32
-    SEEN_AUTHORIZATION = 64
-    SEEN_UPGRADE = 128
-    CONNECTION_CLOSE = 256
-    CONNECTION_KEEP_ALIVE = 512
-    CONNECTION_UPGRADE = 1024
-    TARGET_HAS_AUTHORITY = 2048  # absolute-form
+    SEEN_UNDERSCORE = 32        # in the name of a field
+    SEEN_UPGRADE = 64
+    CONNECTION_CLOSE = 128
+    CONNECTION_KEEP_ALIVE = 256
+    CONNECTION_UPGRADE = 512
+    TARGET_HAS_AUTHORITY = 1024  # absolute-form
+    # Other fields of which there is one (RFC 9110 section 5.3; RFC 6454 section 7).
+    SEEN_AUTHORIZATION = 1 << 11
+    SEEN_CONTENT_LOCATION = 1 << 12
+    SEEN_CONTENT_RANGE = 1 << 13
+    SEEN_CONTENT_TYPE = 1 << 14
+    SEEN_DATE = 1 << 15
+    SEEN_FROM = 1 << 16
+    SEEN_IF_MODIFIED_SINCE = 1 << 17
+    SEEN_IF_RANGE = 1 << 18
+    SEEN_IF_UNMODIFIED_SINCE = 1 << 19
+    SEEN_MAX_FORWARDS = 1 << 20
+    SEEN_ORIGIN = 1 << 21
+    SEEN_PROXY_AUTHORIZATION = 1 << 22
+    SEEN_RANGE = 1 << 23
+    SEEN_REFERER = 1 << 24
+    SEEN_USER_AGENT = 1 << 25
 
 
 # -- The request line ---------------------------------------------------------------------
@@ -83,90 +93,6 @@ cdef inline uint8_t method_of(const char* name, Py_ssize_t size) noexcept nogil:
         if memcmp(name, b"CONNECT", 7) == 0:
             return METHOD_CONNECT
     return METHOD_OTHER
-
-
-cdef bint is_ipv6(const char* p, const char* end) noexcept nogil:
-    # RFC 3986 section 3.2.2: eight groups of 1*4HEXDIG, one "::" for at least one of them,
-    # the last two perhaps as an IPv4 address. No zone, no IPvFuture: nobody sends them.
-    cdef int groups = 0, digits, octets, octet
-    cdef bint gap = False
-    cdef const char* group
-    if end - p >= 2 and p[0] == c":" and p[1] == c":":
-        gap = True
-        p += 2
-    while p < end:
-        group = p
-        p = skip(p, end, HEX)
-        digits = <int>(p - group) if p - group <= 4 else 5
-        if digits == 0 or digits > 4:
-            return False
-        if p < end and p[0] == c".":
-            p = group
-            for octets in range(4):
-                if octets:
-                    if p == end or p[0] != c".":
-                        return False
-                    p += 1
-                group = p
-                octet = 0
-                while p < end and p - group < 3 and is_in(p[0], DIGIT):
-                    octet = octet * 10 + (p[0] - c"0")
-                    p += 1
-                if p == group or octet > 255 or (p - group > 1 and group[0] == c"0"):
-                    return False
-            groups += 2
-            break
-        groups += 1
-        if p == end:
-            break
-        if p[0] != c":":
-            return False
-        p += 1
-        if p == end:
-            return False
-        if p[0] == c":":
-            if gap:
-                return False
-            gap = True
-            p += 1
-    return p == end and (groups <= 7 if gap else groups == 8)
-
-
-cdef bint is_port(const char* p, const char* end) noexcept nogil:
-    # RFC 3986 section 3.2.3 allows any digits, none included; more than 65535 is no port.
-    cdef uint32_t port = 0
-    if end - p > MAX_PORT_DIGITS:
-        return False
-    while p < end:
-        if not is_in(p[0], DIGIT):
-            return False
-        port = port * 10 + <uint32_t>(p[0] - c"0")
-        p += 1
-    return port <= 65535
-
-
-cdef bint is_authority(const char* p, const char* end, bint port_required) noexcept nogil:
-    # uri-host [ ":" port ] with a host (RFC 9110 section 7.2, 4.2.1). "@" is in no set here:
-    # userinfo is refused (section 4.2.4).
-    cdef const char* start = p
-    if p < end and p[0] == c"[":
-        p = find(p, end, c"]")
-        if p == end or not is_ipv6(start + 1, p):
-            return False
-        p += 1
-    else:
-        p = skip(p, end, HOST)
-        while p < end and p[0] == c"%":
-            if end - p < 3 or not is_in(p[1], HEX) or not is_in(p[2], HEX):
-                return False
-            p = skip(p + 3, end, HOST)
-        if p == start:
-            return False
-    if p == end:
-        return not port_required
-    if p[0] != c":" or (port_required and p + 1 == end):
-        return False
-    return is_port(p + 1, end)
 
 
 cdef inline int judge_path(
@@ -302,20 +228,25 @@ cdef inline const char* trim(const char* start, const char* end) noexcept nogil:
     return end
 
 
-cdef inline bint first_of(Head* head, uint16_t bit) noexcept nogil:
+cdef inline bint first_of(Head* head, uint32_t bit) noexcept nogil:
     if head.seen & bit:
         return False
     head.seen |= bit
     return True
 
 
+cdef inline int judge_single(Head* head, uint32_t bit) noexcept nogil:
+    return 0 if first_of(head, bit) else -400
+
+
 cdef int judge_host(Head* head, const char* value, Py_ssize_t size) noexcept nogil:
-    # Exactly one, valid, RFC 9112 section 3.2; a second one even if equal. It may be empty
-    # when the target has no authority: then there is none to name (RFC 9110 section 7.2).
+    # Exactly one, valid, RFC 9112 section 3.2; a second one even if equal. An empty one is
+    # for targets without an authority, which http URIs never are (RFC 9110 section 4.2.1);
+    # only HTTP/1.0, which knew no Host, may leave it open.
     if not first_of(head, SEEN_HOST):
         return -400
     if size == 0:
-        return -400 if head.seen & TARGET_HAS_AUTHORITY else 0
+        return -400 if head.minor_version or head.seen & TARGET_HAS_AUTHORITY else 0
     return 0 if is_authority(value, value + size, False) else -400
 
 
@@ -336,37 +267,6 @@ cdef int judge_content_length(Head* head, const char* value, Py_ssize_t size) no
         length = length * 10 + digit
     head.content_length = <int64_t>length
     return 0
-
-
-cdef const char* skip_quoted(const char* p, const char* end) noexcept nogil:
-    # Behind the quoted-string that starts at p (RFC 9110 section 5.6.4), or NULL.
-    p += 1
-    while p < end and p[0] != c'"':
-        if p[0] == c"\\":
-            p += 1
-            if p == end:
-                return NULL
-        if not is_in(p[0], VALUE):
-            return NULL
-        p += 1
-    return p + 1 if p < end else NULL
-
-
-cdef const char* skip_parameter(const char* p, const char* end) noexcept nogil:
-    # Behind token [ "=" ( token / quoted-string ) ], or NULL. No white space inside: it is
-    # "bad" white space (RFC 9110 section 5.6.3) and lets two readers disagree.
-    cdef const char* start = p
-    p = skip(p, end, TOKEN)
-    if p == start:
-        return NULL
-    if p == end or p[0] != c"=":
-        return p
-    p += 1
-    if p < end and p[0] == c'"':
-        return skip_quoted(p, end)
-    start = p
-    p = skip(p, end, TOKEN)
-    return p if p > start else NULL
 
 
 cdef int judge_transfer_encoding(Head* head, const char* value, Py_ssize_t size) noexcept nogil:
@@ -452,33 +352,115 @@ cdef int judge_field(
     if name_size == 4:
         if same(name, b"host", 4):
             return judge_host(head, value, value_size)
+        if same(name, b"date", 4):
+            return judge_single(head, SEEN_DATE)
+        if same(name, b"from", 4):
+            return judge_single(head, SEEN_FROM)
+    elif name_size == 5:
+        if same(name, b"range", 5):
+            return judge_single(head, SEEN_RANGE)
     elif name_size == 6:
         if same(name, b"expect", 6):
             return judge_expect(head, value, value_size)
+        if same(name, b"origin", 6):
+            return judge_single(head, SEEN_ORIGIN)
     elif name_size == 7:
         if same(name, b"upgrade", 7):
             head.seen |= SEEN_UPGRADE
+        elif same(name, b"referer", 7):
+            return judge_single(head, SEEN_REFERER)
+    elif name_size == 8:
+        if same(name, b"if-range", 8):
+            return judge_single(head, SEEN_IF_RANGE)
     elif name_size == 10:
         if same(name, b"connection", 10):
             return judge_connection(head, value, value_size)
+        if same(name, b"user-agent", 10):
+            return judge_single(head, SEEN_USER_AGENT)
     elif name_size == 12:
-        if same(name, b"content-type", 12) and not first_of(head, SEEN_CONTENT_TYPE):
-            return -400
+        if same(name, b"content-type", 12):
+            return judge_single(head, SEEN_CONTENT_TYPE)
+        if same(name, b"max-forwards", 12):
+            return judge_single(head, SEEN_MAX_FORWARDS)
     elif name_size == 13:
-        if same(name, b"authorization", 13) and not first_of(head, SEEN_AUTHORIZATION):
-            return -400
+        if same(name, b"authorization", 13):
+            return judge_single(head, SEEN_AUTHORIZATION)
+        if same(name, b"content-range", 13):
+            return judge_single(head, SEEN_CONTENT_RANGE)
     elif name_size == 14:
         if same(name, b"content-length", 14):
             return judge_content_length(head, value, value_size)
+    elif name_size == 16:
+        if same(name, b"content-location", 16):
+            return judge_single(head, SEEN_CONTENT_LOCATION)
     elif name_size == 17:
         if same(name, b"transfer-encoding", 17):
             return judge_transfer_encoding(head, value, value_size)
+        if same(name, b"if-modified-since", 17):
+            return judge_single(head, SEEN_IF_MODIFIED_SINCE)
+    elif name_size == 19:
+        if same(name, b"if-unmodified-since", 19):
+            return judge_single(head, SEEN_IF_UNMODIFIED_SINCE)
+        if same(name, b"proxy-authorization", 19):
+            return judge_single(head, SEEN_PROXY_AUTHORIZATION)
+    return 0
+
+
+cdef inline char folded(char byte) noexcept nogil:
+    # As gateways fold the names of fields: CGI (RFC 3875 section 4.1.18), and WSGI after it.
+    if c"A" <= byte <= c"Z":
+        return byte | 0x20
+    return c"-" if byte == c"_" else byte
+
+
+cdef bint same_folded(const char* left, const char* right, Py_ssize_t size) noexcept nogil:
+    cdef Py_ssize_t index
+    for index in range(size):
+        if folded(left[index]) != folded(right[index]):
+            return False
+    return True
+
+
+cdef bint is_shadowed(const Field* field, const char* fields, const char* end) noexcept nogil:
+    # Whether another name is this one but for a "_" that is a "-".
+    cdef Field other
+    cdef Py_ssize_t index
+    while next_field(&fields, end, &other):
+        if other.name_size == field.name_size \
+                and same_folded(other.name, field.name, other.name_size):
+            for index in range(other.name_size):
+                if (other.name[index] == c"_") != (field.name[index] == c"_"):
+                    return True
+    return False
+
+
+cdef int judge_underscores(const Head* head, const char* data) noexcept nogil:
+    # To us "X_A" and "X-A" are two names. To a gateway that folds them they are one, and what
+    # a client sent overrides what a proxy said: so both at once are refused, and framing with
+    # a "_" always.
+    cdef const char* fields = data + head.fields_start
+    cdef const char* end = data + head.line_start
+    cdef const char* cursor = fields
+    cdef Field field
+    cdef int count = 0
+    while next_field(&cursor, end, &field):
+        if find(field.name, field.name + field.name_size, c"_") == field.name + field.name_size:
+            continue
+        count += 1
+        if count > MAX_UNDERSCORED:
+            return -431
+        if field.name_size == 14 and same_folded(field.name, b"content-length", 14):
+            return -400
+        if field.name_size == 17 and same_folded(field.name, b"transfer-encoding", 17):
+            return -400
+        if is_shadowed(&field, fields, end):
+            return -400
     return 0
 
 
 cdef int finish_head(Head* head) noexcept nogil:
     # What only the whole head tells.
-    cdef int upgrade = SEEN_UPGRADE | CONNECTION_UPGRADE
+    cdef uint32_t upgrade = SEEN_UPGRADE | CONNECTION_UPGRADE
     if head.minor_version == 1 and not head.seen & SEEN_HOST:
         return -400     # RFC 9112 section 3.2
     if head.seen & SEEN_OTHER_CODING:
@@ -555,7 +537,11 @@ cdef Py_ssize_t read_fields(
     cdef int status
     while line < stop:
         head.line_start = <uint32_t>(line - data)
-        p = skip_name(line, stop)
+        p = skip_letters(line, stop)
+        if p < stop and p[0] != c":":
+            p = skip(p, stop, TOKEN)
+            if find(line, p, c"_") != p:
+                head.seen |= SEEN_UNDERSCORE
         if p == stop:
             break
         name_size = p - line
@@ -567,6 +553,8 @@ cdef Py_ssize_t read_fields(
             if p[1] != LF:
                 return refuse_field_line(limits, data, p, stop, head)
             status = judge_size_of_line(limits, head, 2, True)
+            if status == 0 and head.seen & SEEN_UNDERSCORE:
+                status = judge_underscores(head, data)
             if status == 0:
                 status = finish_head(head)
             return status if status else p + 2 - data
@@ -633,138 +621,6 @@ cdef bint next_field(const char** cursor, const char* end, Field* field) noexcep
     return True
 
 
-# -- Chunked bodies -----------------------------------------------------------------------
-
-
-cdef int judge_chunk_line(const char* line, const char* lf, Chunks* chunks) noexcept nogil:
-    # chunk-size *( ";" name [ "=" value ] ) CRLF, RFC 9112 section 7.1. Extensions are
-    # ignored, but not what hides in them: line ends that another reader believes in.
-    cdef const char* end = lf - 1
-    cdef const char* p
-    cdef uint64_t size = 0
-    cdef uint64_t digit
-    if lf == line or end[0] != CR:
-        return -400
-    p = skip(line, end, HEX)
-    if p == line or p - line > MAX_CHUNK_DIGITS:
-        return -400
-    chunks.extension_bytes += <uint32_t>(end - p)
-    while line < p:
-        digit = <uint64_t>(line[0] - c"0") if is_in(line[0], DIGIT) \
-            else <uint64_t>((line[0] | 0x20) - c"a" + 10)
-        size = size << 4 | digit
-        line += 1
-    while p < end:
-        if p[0] != c";":
-            return -400
-        p = skip_parameter(p + 1, end)
-        if p == NULL:
-            return -400
-    if size > <uint64_t>INT64_MAX:
-        return -400
-    chunks.left = size
-    chunks.phase = CHUNK_DATA if size else TRAILERS
-    return 0
-
-
-cdef int judge_trailer(const char* line, const char* lf) noexcept nogil:
-    # A field line like those of the head. It is dropped, and one that would have said where
-    # the message ends or whom it is for is refused (RFC 9110 section 6.5.1).
-    cdef const char* end = lf - 1
-    cdef const char* p
-    if lf == line or end[0] != CR:
-        return -400
-    p = skip(line, end, TOKEN)
-    if p == line or p == end or p[0] != c":" or skip(p, end, VALUE) != end:
-        return -400
-    if p - line == 4 and same(line, b"host", 4):
-        return -400
-    if p - line == 14 and same(line, b"content-length", 14):
-        return -400
-    if p - line == 17 and same(line, b"transfer-encoding", 17):
-        return -400
-    return 0
-
-
-cdef int judge_trailer_line(
-        const Limits* limits, const char* line, const char* lf, Chunks* chunks) noexcept nogil:
-    chunks.trailer_bytes += <uint32_t>(lf + 1 - line)
-    if lf - line == 1 and line[0] == CR:
-        chunks.done = True
-        return 0
-    if chunks.trailer_count >= limits.max_trailers:
-        return -431
-    chunks.trailer_count += 1
-    return judge_trailer(line, lf)
-
-
-cdef Py_ssize_t read_chunk_line(
-        const Limits* limits, const char* line, const char* end, Chunks* chunks) noexcept nogil:
-    # One line of framing: bytes consumed, 0 if its LF is not there yet, or minus a status.
-    # Neither limit is counted beyond its maximum, so neither subtraction wraps.
-    cdef bint in_trailers = chunks.phase == TRAILERS
-    cdef Py_ssize_t longest
-    cdef const char* lf
-    cdef int status
-    if in_trailers:
-        longest = limits.max_trailer_bytes - chunks.trailer_bytes
-    else:
-        longest = MAX_CHUNK_DIGITS + 2 + <Py_ssize_t>(
-            limits.max_chunk_extension_bytes - chunks.extension_bytes)
-    if end - line > longest:
-        end = line + longest
-    lf = find(line + chunks.scanned, end, LF)
-    if lf == end:
-        chunks.scanned = <uint32_t>(end - line)
-        if end - line < longest:
-            return 0
-        return -431 if in_trailers else -400
-    chunks.scanned = 0
-    if in_trailers:
-        status = judge_trailer_line(limits, line, lf, chunks)
-    else:
-        status = judge_chunk_line(line, lf, chunks)
-        if chunks.extension_bytes > limits.max_chunk_extension_bytes:
-            status = -400
-    return status if status else lf + 1 - line
-
-
-cdef Py_ssize_t read_chunks(
-        const Limits* limits, const char* data, Py_ssize_t size, Chunks* chunks,
-        const char** body, Py_ssize_t* body_size) noexcept nogil:
-    cdef const char* p = data
-    cdef const char* end = data + size
-    cdef Py_ssize_t step
-    body[0] = data
-    body_size[0] = 0
-    while p < end and not chunks.done:
-        if chunks.phase == CHUNK_DATA:
-            if body_size[0]:
-                break
-            step = end - p if <uint64_t>(end - p) < chunks.left else <Py_ssize_t>chunks.left
-            body[0] = p
-            body_size[0] = step
-            chunks.left -= <uint64_t>step
-            if chunks.left == 0:
-                chunks.phase = CHUNK_END
-        elif chunks.phase == CHUNK_END:
-            # Exactly CRLF: any other two bytes are the start of somebody else's request.
-            if p[0] != CR or (end - p >= 2 and p[1] != LF):
-                return -400
-            if end - p < 2:
-                break
-            chunks.phase = CHUNK_LINE
-            step = 2
-        else:
-            step = read_chunk_line(limits, p, end, chunks)
-            if step < 0:
-                return step
-            if step == 0:
-                break
-        p += step
-    return p - data
-
-
 # -- The backends' common door ------------------------------------------------------------
 
 
@@ -780,10 +636,10 @@ cdef class Place:
         if place is not None:
             self.start = <const char*><uintptr_t>place(data)
             return
-        self.block = <char*>malloc(self.size if self.size else 1)
+        self.block = <char*>malloc(<size_t>self.size if self.size else 1)
         if self.block == NULL:
             raise MemoryError
-        memcpy(self.block, PyBytes_AS_STRING(data), self.size)
+        memcpy(self.block, PyBytes_AS_STRING(data), <size_t>self.size)
         self.start = self.block
 
     def __dealloc__(self):
@@ -811,10 +667,10 @@ cdef class Parser:
         self.limits.max_field_bytes = limit("max_field_bytes", max_field_bytes, 2, most)
         self.limits.max_headers = limit("max_headers", max_headers, 0, 65535)
         self.limits.max_target_bytes = limit("max_target_bytes", max_target_bytes, 1, most)
-        self.limits.max_chunk_extension_bytes = limit(
+        self.limits.body.max_extension_bytes = limit(
             "max_chunk_extension_bytes", max_chunk_extension_bytes, 0, most)
-        self.limits.max_trailer_bytes = limit("max_trailer_bytes", max_trailer_bytes, 2, most)
-        self.limits.max_trailers = limit("max_trailers", max_trailers, 0, 65535)
+        self.limits.body.max_trailer_bytes = limit("max_trailer_bytes", max_trailer_bytes, 2, most)
+        self.limits.body.max_trailers = limit("max_trailers", max_trailers, 0, 65535)
 
     cdef Parser for_connection(self):
         return self
@@ -933,4 +789,4 @@ cdef class NativeParser(Parser):
     cdef Py_ssize_t parse_chunks(
             self, const char* data, Py_ssize_t size, Chunks* chunks,
             const char** body, Py_ssize_t* body_size) noexcept:
-        return read_chunks(&self.limits, data, size, chunks, body, body_size)
+        return read_chunks(&self.limits.body, data, size, chunks, body, body_size)

@@ -47,6 +47,17 @@ class Engine:
         max_connections: int = ...,
         when_full: str = ...,
         lingering_close_s: float = ...,
+        header_timeout_s: float = ...,
+        keep_alive_timeout_s: float = ...,
+        body_timeout_s: float = ...,
+        body_grace_s: float = ...,
+        body_min_rate_bytes_s: float = ...,
+        write_timeout_s: float = ...,
+        handler_timeout_s: float = ...,
+        max_in_flight: int = ...,
+        max_queued: int = ...,
+        queue_timeout_s: float = ...,
+        retry_after_s: int = ...,
         lingering_close_bytes: int = ...,
         use_epoll: bool = ...,
         clock: Callable[[], float] = ...,
@@ -54,7 +65,7 @@ class Engine:
         forwarded: Any = ...,
     ) -> None: ...
     def tick(self) -> None:
-        """Once a second: render the Date header, run due deadlines."""
+        """Four times a second: run the deadlines, render the Date header."""
     def listen(self, listener: socket) -> None:
         """Accept connections of a listening, non-blocking socket onto the raw transport."""
     def listen_on_loop(self, listener: socket, **options: Any) -> None:

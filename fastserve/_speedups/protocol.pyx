@@ -16,8 +16,11 @@ from libc.string cimport memset
 
 from fastserve._speedups.acceptor cimport Admission
 from fastserve._speedups.buffer cimport Buffer
+from fastserve._speedups.deadlines cimport (
+    NEVER, WAIT_BODY, WAIT_FIRST, WAIT_HEAD, WAIT_IDLE, WAIT_LINGER, WAIT_NOTHING, WAIT_OUTPUT,
+    Deadlines, TimedConnection, Wait, ticks)
 from fastserve._speedups.messages cimport (
-    Body, ConditionalResponse, Connection, PartsResponse, Request, Response, StreamingResponse,
+    Body, ConditionalResponse, PartsResponse, Request, Response, StreamingResponse,
     load_orjson, to_response)
 from fastserve._speedups.outgoing cimport (
     FRAMED_BY_CHUNKS, FRAMED_BY_CLOSE, FRAMED_BY_LENGTH, Outgoing, send_parts, send_pieces)
@@ -29,6 +32,7 @@ from fastserve._speedups.serializer cimport (
     CHUNKED, PERSIST_NOT, PERSIST_SAID, PERSIST_SILENT, UNTIL_CLOSE)
 from fastserve._speedups.transport cimport (
     Channel, LoopChannel, LogRation, Protocol, open_transport)
+from fastserve._speedups.wheel cimport TICKS_PER_S, Wheel
 
 from fastserve.errors import ClientDisconnect, HTTPError
 
@@ -40,6 +44,7 @@ cdef extern from *:
     bint FS_AWAITABLE(object value)
 
 cdef extern from "Python.h":
+    Py_ssize_t PY_SSIZE_T_MAX
     bint PyGen_CheckExact(object value)
     bint PyAsyncGen_CheckExact(object value)
 
@@ -54,8 +59,14 @@ cdef bytes OVERLOADED = (
     b"Content-Type: text/plain; charset=utf-8\r\nContent-Length: 19\r\n\r\nService Unavailable")
 
 logger = logging.getLogger("fastserve.error")
+complaint_log = logging.getLogger("fastserve")
 
 cdef object CancelledError = asyncio.CancelledError
+
+
+def where_from(peer):
+    """A client's address for the log."""
+    return f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) and peer else "a client"
 
 
 async def awaited(value):
@@ -75,6 +86,8 @@ cdef class Exchange(Outgoing):
         cdef object ended = connection.engine.runner.ended(task, &outcome)
         connection.engine.requests_in_flight -= 1
         self.task = None
+        if self.timed_out and outcome == RAISED and isinstance(ended, CancelledError):
+            ended = HTTPError(504, "the handler took too long")
         if self.response is not None:
             connection.body_ended(self, ended if outcome == RAISED else None)
         elif self.done or connection.stage == STAGE_LOST or (
@@ -84,7 +97,8 @@ cdef class Exchange(Outgoing):
             connection.fail(ended, self, self.request, &self.call)
         else:
             connection.answer(ended, self, self.request, &self.call)
-        return connection.proceed()
+        connection.proceed()
+        return connection.engine.admit()
 
     cdef int open(self, bytes media_type) except -1:
         return self.connection.open_body(self, media_type)
@@ -126,7 +140,7 @@ cdef class Exchange(Outgoing):
         return 0
 
 
-cdef class HttpProtocol(Connection):
+cdef class HttpProtocol(TimedConnection):
     """One connection. The asyncio side is Protocol's; Engine.protocol() makes them."""
 
     def __dealloc__(self):
@@ -154,8 +168,9 @@ cdef class HttpProtocol(Connection):
         if self.stage == STAGE_LOST:
             return
         self.stage = STAGE_LOST
-        self.engine.alive.discard(self)
-        self.engine.lingering.pop(self, None)
+        self.deadlines.wheel.remove(self)
+        if self.queued:
+            self.engine.queue.pop(self, None)
         if self.engine.admission.waits:
             self.engine.admission.departed()
         self.leave_running()
@@ -173,6 +188,7 @@ cdef class HttpProtocol(Connection):
         self.writing_paused = True
         if self.first is not None:
             self.first.paused = True
+        self.output_waits()
         self.update_reading()
 
     cpdef resume_writing(self):
@@ -185,8 +201,7 @@ cdef class HttpProtocol(Connection):
 
     cdef int connected(self, Channel channel) except -1:
         self.channel = channel
-        self.engine.alive.add(self)
-        return 0
+        return self.begin()
 
     cdef int receive(self, const char* data, Py_ssize_t size) except -1:
         if self.stage == STAGE_LINGER:
@@ -232,6 +247,10 @@ cdef class HttpProtocol(Connection):
             if self.input is None:
                 self.input = Buffer.__new__(Buffer)
             self.input.append(data + consumed, size - consumed)
+        if self.input is None or self.input.size == 0:
+            self.head_since = 0
+        elif consumed or self.head_since == 0:
+            self.begin_head()       # more of the same head changes nothing
         self.flush()
         return self.settle()
 
@@ -240,7 +259,7 @@ cdef class HttpProtocol(Connection):
         cdef int turns = REQUESTS_PER_TURN
         while at < size:
             if self.stage == STAGE_HEAD:
-                if self.closing or self.writing_paused:
+                if self.closing or self.writing_paused or self.queued:
                     break
                 if turns == 0:
                     self.engine.continue_later(self)
@@ -289,9 +308,11 @@ cdef class HttpProtocol(Connection):
             if count == 0:
                 return 0
             if count < 0:
-                self.refuse_body(<int>-count)
+                self.refuse_body(HTTPError(<int>-count, "the chunked body is malformed"))
                 return 0
         self.continue_pending = False
+        self.body_bytes += count
+        self.body_seen = self.deadlines.wheel.now
         if self.receiver is None:
             self.discard_left -= count
             if self.discard_left < 0:
@@ -307,13 +328,13 @@ cdef class HttpProtocol(Connection):
                 self.receiver = None
         return count
 
-    def refuse_body(self, int status):
-        # The framing is broken inside a body: its handler learns of it, and the answer that
-        # the handler gives is the last of this connection.
+    def refuse_body(self, error):
+        # A body ends in the middle: its handler learns of it, and the answer that the handler
+        # gives is the last of this connection.
         self.stage = STAGE_HEAD
         self.unread = True
         if self.receiver is not None:
-            self.receiver.arriving.fail(HTTPError(status, "the chunked body is malformed"))
+            self.receiver.arriving.fail(error)
             self.receiver = None
         self.closing = True
 
@@ -330,7 +351,8 @@ cdef class HttpProtocol(Connection):
         cdef bytes content = None
         cdef bint arriving = False
         cdef int outcome, status = 404
-        cdef str allow = None
+        cdef str field = None       # of an answer of our own
+        cdef str allow
 
         call.head_only = head.method == METHOD_HEAD
         call.keep_alive = head.keep_alive
@@ -345,7 +367,7 @@ cdef class HttpProtocol(Connection):
         params.count = 0
 
         if data[head.target_start] == c'*':
-            status, allow = 204, "GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS"
+            status, field = 204, "Allow: GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS"
         else:
             if head.path_size:
                 outcome = engine.router.match(data + head.path_start, head.path_size,
@@ -358,6 +380,7 @@ cdef class HttpProtocol(Connection):
                 if plan is None:
                     release_params(&params)
                     allow = entry.allow
+                    field = "Allow: " + allow
                     status = 204 if head.method == METHOD_OPTIONS else 405
                     plan = engine.router.options if status == 204 else engine.router.method_not_allowed
                     if plan is not None:
@@ -368,6 +391,17 @@ cdef class HttpProtocol(Connection):
                 status = 400
             else:
                 plan = engine.router.not_found
+
+        if engine.requests_in_flight >= engine.max_in_flight and (plan is None or not plan.exempt):
+            release_params(&params)
+            if not self.shed and engine.enqueue(self):
+                engine.requests_total -= 1
+                self.head_size = self.whole_head
+                if call.keep_alive:
+                    self.closing = False
+                return 0
+            self.shed = False
+            plan, status, field = None, 503, engine.retry_after
 
         # The body: whole and at hand, or still to come.
         if head.chunked:
@@ -383,6 +417,9 @@ cdef class HttpProtocol(Connection):
         if arriving:
             self.continue_pending = head.expect_continue and size == consumed
             self.discard_left = engine.lingering_close_bytes
+            self.begin_body()
+            if self.continue_pending:
+                self.hold_body()        # it waits to be asked
             if head.chunked:
                 self.begin_chunks()
             else:
@@ -390,7 +427,7 @@ cdef class HttpProtocol(Connection):
                 self.body_left = head.content_length
 
         if plan is None:
-            self.answer_plain(status, None, allow, None, &call)
+            self.answer_plain(status, None, field, None, &call)
         else:
             try:
                 self.run(plan, &params, data, &call, content, arriving)
@@ -489,14 +526,17 @@ cdef class HttpProtocol(Connection):
             exchange = Exchange.__new__(Exchange)
             exchange.connection = self
             exchange.call = call[0]
-            exchange.cancellable = (plan is not None and plan.cancel_on_disconnect) or (
-                self.head.method == METHOD_GET or self.head.method == METHOD_HEAD)
+            exchange.cancellable = self.head.method == METHOD_GET or self.head.method == METHOD_HEAD
+            if plan is not None and plan.cancel_on_disconnect >= 0:
+                exchange.cancellable = plan.cancel_on_disconnect
             if request is None:
                 request = self.make_request(plan, params, data, None, False)
             exchange.request = request
             self.enqueue(exchange)
         exchange.call.failing = call.failing
         exchange.task = result
+        if plan is not None and exchange.due == 0:
+            self.limit_handler(plan, exchange)
         engine.requests_in_flight += 1
         engine.runner.adopt(result, exchange)
         if self.ended and exchange.cancellable:
@@ -683,12 +723,22 @@ cdef class HttpProtocol(Connection):
             return self.channel.reset()
         return 0
 
-    cdef int answer_plain(self, int status, bytes detail, str allow, Exchange exchange,
+    cdef int limit_handler(self, Plan plan, Exchange exchange) except -1:
+        cdef Wheel wheel = self.deadlines.wheel
+        cdef int64_t allowed = self.deadlines.handler
+        if plan.handler_timeout_s >= 0:
+            allowed = ticks(plan.handler_timeout_s)
+        if allowed != NEVER:
+            exchange.due = wheel.now + allowed
+            wheel.sooner(self, exchange.due)
+        return 0
+
+    cdef int answer_plain(self, int status, bytes detail, str field, Exchange exchange,
                           Call* call) except -1:
         cdef Buffer out = self.engine.out
         cdef Py_ssize_t mark = out.size
         cdef Persistence persistence = self.persistence(exchange, call)
-        self.engine.serializer.add_plain(out, status, detail, allow, call.head_only, persistence)
+        self.engine.serializer.add_plain(out, status, detail, field, call.head_only, persistence)
         return self.deliver(exchange, mark, None, persistence == PERSIST_NOT)
 
     cdef int deliver(self, Exchange exchange, Py_ssize_t mark, bytes large, bint ends) except -1:
@@ -805,6 +855,7 @@ cdef class HttpProtocol(Connection):
         # After every change: is it over, and shall reading go on?
         if self.stage == STAGE_LOST:
             return 0
+        self.since = self.deadlines.wheel.now
         if self.ended and self.first is None and not (self.scheduled or self.writing_paused):
             self.closing = True     # what is still buffered is less than a request
         if self.closing and self.first is None and self.stage != STAGE_LINGER:
@@ -833,8 +884,10 @@ cdef class HttpProtocol(Connection):
         if pause != self.reading_paused:
             self.reading_paused = pause
             if pause:
+                self.hold_body()
                 self.channel.pause_reading()
             else:
+                self.release_body()
                 self.channel.resume_reading()
         return 0
 
@@ -845,7 +898,8 @@ cdef class HttpProtocol(Connection):
         self.receiver = None
         self.discard_left = self.engine.lingering_close_bytes
         self.input = None
-        self.engine.lingering[self] = self.engine.clock() + self.engine.lingering_close_s
+        self.since = self.deadlines.wheel.now
+        self.deadlines.wheel.sooner(self, self.since + self.deadlines.linger)
         if self.reading_paused:
             self.reading_paused = False
             self.channel.resume_reading()
@@ -861,12 +915,63 @@ cdef class HttpProtocol(Connection):
             self.settle()
         return 0
 
+    # what the deadlines ask and say
+
+    cdef Wait waits_for(self):
+        if self.stage == STAGE_LOST:
+            return WAIT_NOTHING
+        if self.stage == STAGE_LINGER:
+            return WAIT_LINGER
+        if self.stage != STAGE_HEAD:
+            return WAIT_BODY
+        if self.first is not None or self.head_size or self.scheduled or self.writing_paused or (
+                self.closing):
+            return WAIT_NOTHING
+        if self.head_since:
+            return WAIT_HEAD
+        return WAIT_IDLE if self.whole_head else WAIT_FIRST
+
+    cdef int64_t handlers_due(self, int64_t now) except -1:
+        cdef int64_t next = NEVER
+        cdef Exchange exchange = self.first
+        while exchange is not None:
+            if exchange.due and exchange.task is not None and not exchange.opened:
+                if exchange.due <= now:
+                    exchange.due = 0
+                    exchange.timed_out = True
+                    self.engine.complain(self, "its handler is ended: it took too long")
+                    exchange.task.cancel()
+                else:
+                    next = min(next, exchange.due)
+            exchange = exchange.next
+        if self.stalled_since == 0 and self.channel is not None and self.channel.unsent():
+            self.output_waits()     # what a transport of the loop keeps below its high mark
+        return next
+
+    cdef int expired(self, Wait wait) except -1:
+        self.engine.complain(self, REASONS[<int>wait])
+        if wait == WAIT_OUTPUT:
+            return self.channel.reset()
+        if wait == WAIT_LINGER:
+            return self.channel.abort()
+        if wait == WAIT_BODY:
+            self.refuse_body(HTTPError(408, "the body did not come in time"))
+        elif wait == WAIT_HEAD:
+            self.refuse(408)
+            self.unread = False     # nothing more is under way, or next to nothing
+            self.input = None
+            self.flush()
+        else:
+            self.closing = True
+        return self.settle()
+
     # the request's side
 
     cdef int want_body(self, Request request) except -1:
         if self.receiver is request:
             if self.continue_pending:
                 self.continue_pending = False
+                self.release_body()
                 self.engine.out.append(b"HTTP/1.1 100 Continue\r\n\r\n", 25)
                 if not self.working:
                     self.flush()
@@ -890,6 +995,12 @@ cdef class HttpProtocol(Connection):
         return 0
 
 
+# Why a connection ends that waits for its client, by Wait; "" is no client's fault.
+cdef tuple REASONS = (
+    "", "closed: it sent nothing", "", "408: its request head did not come in time",
+    "408: its request body did not come in time", "", "closed: it does not read its answer")
+
+
 cdef inline bint is_safe(Head* head) noexcept:
     # Safe methods (RFC 9110 section 9.2.1), and no body to wait for.
     return not head.chunked and head.content_length <= 0 and (
@@ -906,7 +1017,10 @@ cdef class Engine(ProtocolFactory):
                  max_target_bytes=8 * 1024, max_body_bytes=1024 * 1024,
                  max_chunk_extension_bytes=4 * 1024, max_trailer_bytes=8 * 1024, max_trailers=32,
                  max_pipelined=16, max_connections=0, when_full="wait", lingering_close_s=2.0,
-                 lingering_close_bytes=256 * 1024, bint use_epoll=True, clock=time.monotonic,
+                 lingering_close_bytes=256 * 1024, header_timeout_s=10.0, keep_alive_timeout_s=75.0,
+                 body_timeout_s=30.0, body_grace_s=10.0, body_min_rate_bytes_s=500.0,
+                 write_timeout_s=30.0, handler_timeout_s=0.0, max_in_flight=0, max_queued=100,
+                 queue_timeout_s=0.1, retry_after_s=1, bint use_epoll=True, clock=time.monotonic,
                  wall_clock=time.time, forwarded=None):
         limits = {
             "max_head_bytes": max_head_bytes, "max_field_bytes": max_field_bytes,
@@ -934,8 +1048,17 @@ cdef class Engine(ProtocolFactory):
         self.out.reserve(2 * OUT_HIGH)
         self.clock = clock
         self.wall_clock = wall_clock
-        self.alive = set()
-        self.lingering = {}
+        self.deadlines = Deadlines(
+            Wheel(<int64_t>(clock() * TICKS_PER_S)), header_s=header_timeout_s,
+            keep_alive_s=keep_alive_timeout_s, body_between_s=body_timeout_s,
+            body_grace_s=body_grace_s, body_rate_bytes_s=body_min_rate_bytes_s,
+            write_s=write_timeout_s, linger_s=lingering_close_s, handler_s=handler_timeout_s)
+        self.complaints = LogRation(10, 1.0)
+        self.queue = {}
+        self.max_in_flight = max_in_flight or PY_SSIZE_T_MAX
+        self.max_queued = max_queued
+        self.queue_timeout_s = queue_timeout_s
+        self.retry_after = f"Retry-After: {retry_after_s}"
         self.later = []
         self.opening = set()
         self.forwarded = forwarded
@@ -943,17 +1066,16 @@ cdef class Engine(ProtocolFactory):
             self.poller, max_connections, OVERLOADED if when_full == "reject" else None)
         self.max_body_bytes = max_body_bytes
         self.max_pipelined = max_pipelined
-        self.lingering_close_s = lingering_close_s
         self.lingering_close_bytes = lingering_close_bytes
         self.tick()
 
     @property
     def connections(self):
         """How many connections are open."""
-        return len(self.alive)
+        return self.deadlines.wheel.size
 
     cdef Py_ssize_t connection_count(self) except -1:
-        return len(self.alive) + len(self.opening)
+        return self.deadlines.wheel.size + len(self.opening)
 
     cdef int begin_turn(self) except -1:
         return self.runner.enter()
@@ -964,6 +1086,7 @@ cdef class Engine(ProtocolFactory):
     cdef Protocol make(self):
         cdef HttpProtocol protocol = HttpProtocol.__new__(HttpProtocol)
         protocol.engine = self
+        protocol.deadlines = self.deadlines
         protocol.app = self.app
         protocol.loop = self.loop
         protocol.forwarded = self.forwarded
@@ -1000,15 +1123,10 @@ cdef class Engine(ProtocolFactory):
         self.admission.listen(listener, hand_over)
 
     def tick(self):
-        """Once a second: render the Date header and end what lingered long enough."""
+        """Four times a second: run the deadlines; and render the Date header anew."""
         self.serializer.set_time(self.wall_clock())
         self.runner.refresh()
-        now = self.clock()
-        for connection, deadline in list(self.lingering.items()):
-            if now >= deadline:
-                del self.lingering[connection]
-                if (<HttpProtocol>connection).channel is not None:
-                    (<HttpProtocol>connection).channel.close()
+        self.deadlines.wheel.advance(<int64_t>(self.clock() * TICKS_PER_S))
 
     def listen(self, listener):
         """Accept connections of a listening, non-blocking socket, on our own transport."""
@@ -1045,12 +1163,12 @@ cdef class Engine(ProtocolFactory):
     def drain(self):
         """Close idle connections now, and every other one behind its last answer."""
         self.draining = True
-        for connection in list(self.alive):
+        for connection in self.deadlines.wheel.items():
             (<HttpProtocol>connection).drain()
 
     def abort(self):
         """Cancel the handlers that still run and drop every connection."""
-        for connection in list(self.alive):
+        for connection in self.deadlines.wheel.items():
             (<HttpProtocol>connection).leave_all()
             if (<HttpProtocol>connection).channel is not None:
                 (<HttpProtocol>connection).channel.abort()
@@ -1060,6 +1178,47 @@ cdef class Engine(ProtocolFactory):
         self.admission.close()
         self.abort()
         self.poller.close()
+
+    cdef bint enqueue(self, HttpProtocol connection) except -1:
+        # Its request waits for another one's end, if there is room; newest first, since the
+        # client of the oldest is the likeliest to have given up.
+        if len(self.queue) >= self.max_queued:
+            return False
+        self.queue[connection] = self.clock() + self.queue_timeout_s
+        connection.queued = True
+        if self.queue_timer is None:
+            self.queue_timer = self.loop.call_later(self.queue_timeout_s, self.shed_late)
+        return True
+
+    cdef int admit(self) except -1:
+        cdef HttpProtocol connection
+        while self.queue and self.requests_in_flight < self.max_in_flight:
+            connection = self.queue.popitem()[0]
+            connection.queued = False
+            connection.proceed()
+        return 0
+
+    def shed_late(self):
+        """Answer 503 to the requests that have waited for too long."""
+        cdef HttpProtocol connection
+        self.queue_timer = None
+        now = self.clock()
+        while self.queue:
+            connection = next(iter(self.queue))
+            if self.queue[connection] > now + 0.001:
+                self.queue_timer = self.loop.call_later(
+                    self.queue[connection] - now, self.shed_late)
+                break
+            del self.queue[connection]
+            connection.queued = False
+            connection.shed = True
+            connection.proceed()
+
+    def complain(self, HttpProtocol connection, str reason):
+        """Log what a client did wrong, or had to suffer; ten lines a second at most."""
+        if reason and connection.channel is not None and self.complaints.allows():
+            complaint_log.info("%s: %s%s", where_from(connection.channel.peer()), reason,
+                               self.complaints.remark())
 
     def continue_later(self, HttpProtocol connection):
         if not connection.scheduled:

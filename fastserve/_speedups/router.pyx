@@ -44,6 +44,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcmp, memcpy
 
 from fastserve._speedups.plan cimport MAX_PARAMS, Plan
+from fastserve._speedups.scan cimport hex_value
 
 cdef extern from "Python.h":
     # Declared without an exception value: NULL is looked at by hand.
@@ -198,16 +199,6 @@ cdef void split(Walk* walk, const char* path, Py_ssize_t size, int depth) noexce
     walk.count = depth + 1
 
 
-cdef inline int hex_digit(uint8_t byte) noexcept nogil:
-    # Its value, or -1.
-    if b"0"[0] <= byte <= b"9"[0]:
-        return byte - b"0"[0]
-    byte |= 0x20
-    if b"a"[0] <= byte <= b"f"[0]:
-        return byte - b"a"[0] + 10
-    return -1
-
-
 cdef bint split_decoded(
         Walk* walk, const char* path, Py_ssize_t size, int depth, char* text) noexcept nogil:
     # The same for a path that holds escapes; the decoded text goes to `text` (room for `size`).
@@ -227,8 +218,8 @@ cdef bint split_decoded(
         elif byte == b"%"[0]:
             if size - at < 2:
                 return False
-            high = hex_digit(<uint8_t>path[at])
-            low = hex_digit(<uint8_t>path[at + 1])
+            high = hex_value(path[at])
+            low = hex_value(path[at + 1])
             at += 2
             if high < 0 or low < 0 or (high | low) == 0:
                 return False
@@ -299,7 +290,7 @@ cdef bint fits_uuid(const char* text, Py_ssize_t size) noexcept nogil:
         if at == 8 or at == 13 or at == 18 or at == 23:
             if text[at] != b"-"[0]:
                 return False
-        elif hex_digit(<uint8_t>text[at]) < 0:
+        elif hex_value(text[at]) < 0:
             return False
     return True
 

@@ -16,21 +16,25 @@ cdef extern from *:
        section 5.5 (field value) and RFC 3986 section 3.2.2 (reg-name, less the comma:
        in a Host it means that somebody merged two). "#" is in no request target. */
     enum { FS_TOKEN = 1, FS_TARGET = 2, FS_VALUE = 4, FS_HOST = 8, FS_HEX = 16, FS_DIGIT = 32 };
+    /* FS_TOKEN's letters and "-": the bytes of nearly every field name. */
+    #define FS_PLAIN 64
 
     #define FS_G  (FS_TARGET | FS_VALUE)
     #define FS_GT (FS_G | FS_TOKEN)
     #define FS_GH (FS_G | FS_HOST)
     #define FS_GTH (FS_GT | FS_HOST)
+    #define FS_L  (FS_GTH | FS_PLAIN)
     #define FS_X  (FS_GTH | FS_HEX)
+    #define FS_LX (FS_L | FS_HEX)
     static const uint8_t fs_class[256] = {
         ['\\t'] = FS_VALUE, [' '] = FS_VALUE, ['!'] = FS_GTH, ['"'] = FS_G,
         ['#'] = FS_TOKEN | FS_VALUE, ['$'] = FS_GTH, ['%'] = FS_GT, ['&'] = FS_GTH,
         ['\\''] = FS_GTH, ['('] = FS_GH, [')'] = FS_GH, ['*'] = FS_GTH, ['+'] = FS_GTH,
-        [','] = FS_G, ['-'] = FS_GTH, ['.'] = FS_GTH, ['/'] = FS_G,
+        [','] = FS_G, ['-'] = FS_L, ['.'] = FS_GTH, ['/'] = FS_G,
         ['0' ... '9'] = FS_X | FS_DIGIT, [':'] = FS_G, [';'] = FS_GH, ['<'] = FS_G,
-        ['='] = FS_GH, ['>' ... '@'] = FS_G, ['A' ... 'F'] = FS_X, ['G' ... 'Z'] = FS_GTH,
+        ['='] = FS_GH, ['>' ... '@'] = FS_G, ['A' ... 'F'] = FS_LX, ['G' ... 'Z'] = FS_L,
         ['[' ... ']'] = FS_G, ['^'] = FS_GT, ['_'] = FS_GTH, ['`'] = FS_GT,
-        ['a' ... 'f'] = FS_X, ['g' ... 'z'] = FS_GTH, ['{'] = FS_G, ['|'] = FS_GT,
+        ['a' ... 'f'] = FS_LX, ['g' ... 'z'] = FS_L, ['{'] = FS_G, ['|'] = FS_GT,
         ['}'] = FS_G, ['~'] = FS_GTH, [0x80 ... 0xff] = FS_VALUE,
     };
 
@@ -48,6 +52,12 @@ cdef extern from *:
         }
         while (p < end && fs_is(*p, set)) p++;
         return p;
+    }
+
+    /* The value of a hexadecimal digit, or -1. */
+    static inline int fs_hex_value(char byte) {
+        if (!fs_is(byte, FS_HEX)) return -1;
+        return byte <= '9' ? byte - '0' : (byte | 0x20) - 'a' + 10;
     }
 
     /* Whether n bytes at p are the word, case-insensitively; n is a constant >= 4. The word
@@ -75,23 +85,22 @@ cdef extern from *:
 
     /* Four scans over many bytes. Each returns the first byte in [p, end) that stops it, or
        end, and reads nothing outside [p, end).
-         fs_skip_name     stops at what is in no token
+         fs_skip_letters  stops at what is neither a letter nor "-"
          fs_skip_value    stops at what no field value holds: all controls but HTAB, and DEL;
                           it may read again up to 16 bytes before `end`, which must be there
          fs_skip_target   stops at what no target holds, and at "%" and "?" for the caller
          fs_find          stops at the given byte */
     #ifdef FS_SSE2
-    static inline const char *fs_skip_name(const char *p, const char *end) {
-        /* letters and "-" by sixteen; the table is for the rest */
+    static inline const char *fs_skip_letters(const char *p, const char *end) {
         for (; end - p >= 16; p += 16) {
             __m128i x = _mm_loadu_si128((const __m128i *)p);
             __m128i nth = _mm_sub_epi8(_mm_or_si128(x, _mm_set1_epi8(0x20)), _mm_set1_epi8('a'));
             __m128i letter = _mm_cmpeq_epi8(_mm_min_epu8(nth, _mm_set1_epi8(25)), nth);
             __m128i dash = _mm_cmpeq_epi8(x, _mm_set1_epi8('-'));
             int miss = _mm_movemask_epi8(_mm_or_si128(letter, dash)) ^ 0xffff;
-            if (miss) return fs_skip(p + __builtin_ctz((unsigned)miss), end, FS_TOKEN);
+            if (miss) return p + __builtin_ctz((unsigned)miss);
         }
-        return fs_skip(p, end, FS_TOKEN);
+        return fs_skip(p, end, FS_PLAIN);
     }
     static inline unsigned fs_not_in_value(const char *p) {
         __m128i x = _mm_loadu_si128((const __m128i *)p);
@@ -135,8 +144,8 @@ cdef extern from *:
         return p;
     }
     #else
-    static inline const char *fs_skip_name(const char *p, const char *end) {
-        return fs_skip(p, end, FS_TOKEN);
+    static inline const char *fs_skip_letters(const char *p, const char *end) {
+        return fs_skip(p, end, FS_PLAIN);
     }
     /* Eight bytes at a time: bytes below n (n <= 0x80) and bytes equal to n leave a bit. */
     #define FS_ONES 0x0101010101010101u
@@ -174,7 +183,8 @@ cdef extern from *:
         DIGIT "FS_DIGIT"
     bint is_in "fs_is"(char byte, int set) noexcept nogil
     const char* skip "fs_skip"(const char* p, const char* end, int set) noexcept nogil
-    const char* skip_name "fs_skip_name"(const char* p, const char* end) noexcept nogil
+    int hex_value "fs_hex_value"(char byte) noexcept nogil
+    const char* skip_letters "fs_skip_letters"(const char* p, const char* end) noexcept nogil
     const char* skip_value "fs_skip_value"(const char* p, const char* end) noexcept nogil
     const char* skip_target "fs_skip_target"(const char* p, const char* end) noexcept nogil
     const char* find "fs_find"(const char* p, const char* end, char byte) noexcept nogil

@@ -41,7 +41,7 @@ cdef class Serializer:
                            bint head_only, Persistence* persistence) except -1
 
     # Append an answer of our own: text/plain, with the reason phrase or `detail` as its body.
-    cdef int add_plain(self, Buffer out, int status, bytes detail, str allow, bint head_only,
+    cdef int add_plain(self, Buffer out, int status, bytes detail, str field, bint head_only,
                        Persistence persistence) except -1
     cdef bytes status_line(self, int status)
     cdef int add_head(self, Buffer out, Response response, int64_t size, bint head_only,

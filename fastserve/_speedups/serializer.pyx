@@ -263,13 +263,13 @@ cdef class Serializer:
             return True
         return False
 
-    cdef int add_plain(self, Buffer out, int status, bytes detail, str allow, bint head_only,
+    cdef int add_plain(self, Buffer out, int status, bytes detail, str field, bint head_only,
                        Persistence persistence) except -1:
         cdef bytes line = self.status_line(status)
         append_bytes(out, line)
         out.append(self.common.data, self.common.size)
-        if allow is not None:
-            append_bytes(out, f"Allow: {allow}\r\n".encode("latin-1"))
+        if field is not None:
+            append_bytes(out, f"{field}\r\n".encode("latin-1"))
         if status == 204:
             out.append(ENDINGS[<int>persistence] + 2, ENDING_SIZES[<int>persistence] - 2)
             return 0

@@ -14,8 +14,11 @@
 # each of them after every turn, and because one set is inside another, twice. So a read
 # that fills its room re-arms, and one that was told of the peer's end goes on to the end.
 #
-# System calls here never block, so the GIL stays held: giving it up costs more than they do.
+# System calls on sockets never block, so the GIL stays held: giving it up costs more than they
+# do. sendfile() would wait for the disk: it is only asked for what is in memory, and a thread
+# reads what is not.
 
+import asyncio
 import logging
 import os
 import socket
@@ -26,15 +29,16 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF
 from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.errno cimport EINVAL, ENOSYS
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memset
 
 from fastserve._speedups.buffer cimport Buffer
 from fastserve._speedups.system cimport (
     FS_HAVE_EPOLL, EPOLLIN, EPOLLOUT, EPOLLERR, EPOLLRDHUP, EPOLLHUP, EPOLL_CTL_ADD,
-    EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLL_CLOEXEC, MSG_NOSIGNAL, SHUT_WR, ECONNRESET, EPOLLET,
-    c_errno, try_again, epoll_data, epoll_event, epoll_create1, epoll_ctl, epoll_wait,
-    fs_cycles, recv, send, fs_send_pair, c_shutdown, c_close)
+    EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLL_CLOEXEC, MSG_MORE, MSG_NOSIGNAL, SHUT_WR, ECONNRESET,
+    EPOLLET, c_errno, try_again, epoll_data, epoll_event, epoll_create1, epoll_ctl, epoll_wait,
+    fs_cycles, fs_resident, fs_sendfile, recv, send, fs_send_pair, c_pread, c_shutdown, c_close)
 
 cdef enum:
     SCRATCH_BYTES = 512 * 1024      # read before any of it is handled
@@ -44,6 +48,9 @@ cdef enum:
     GATHER_CYCLES = 150_000         # some 50 microseconds
     BACKLOG_HIGH = 64 * 1024        # pause_writing above
     BACKLOG_LOW = 16 * 1024         # resume_writing at or below
+    FILE_PIECE = 1024 * 1024        # of a file, asked about and sent at a time
+    FILE_PER_TURN = 2 * FILE_PIECE  # then it is another connection's turn
+    COPIED_PIECE = 64 * 1024        # of a file, where it must pass through our memory
     MISTAKES_LOGGED = 10            # tracebacks
     MISTAKES_PERIOD_S = 10
 
@@ -91,6 +98,9 @@ cdef class Protocol:
     cpdef resume_writing(self):
         pass
 
+    cdef int output_waits(self) except -1:
+        return 0
+
 
 cdef class ProtocolFactory:
     cdef Protocol make(self):
@@ -122,7 +132,56 @@ cdef class Watcher:
         self.ready(EPOLLOUT)
 
 
+cdef class Descriptor:
+    # A file's number of our own, closed with the object.
+    cdef int fd
+
+    def __cinit__(self, int fd):
+        self.fd = os.dup(fd)
+
+    def __dealloc__(self):
+        if self.fd >= 0:
+            c_close(self.fd)
+
+
+def read_through(Descriptor file, int64_t offset, int64_t size):
+    """Read a part of a file, for the kernel to keep it in memory; on a thread."""
+    cdef char* room = <char*>malloc(COPIED_PIECE)
+    cdef int64_t end = offset + size
+    cdef ssize_t count = 1
+    if room == NULL:
+        raise MemoryError
+    with nogil:
+        while count > 0 and offset < end:
+            count = c_pread(file.fd, room, <size_t>min(<int64_t>COPIED_PIECE, end - offset), offset)
+            offset += count
+    free(room)
+
+
 cdef class Channel(Watcher):
+    cdef int warm_up(self, object loop, int file, int64_t offset, int64_t size) except -1:
+        # 1: a thread reads it, and warm() follows; 0: it is in memory, or nothing can be done.
+        if self.warm_start <= offset and offset + size <= self.warm_end:
+            return 0
+        if fs_resident(file, offset, size) == 1:
+            return 0
+        self.warm_start = offset
+        self.warm_end = offset + size
+        try:
+            reading = loop.run_in_executor(None, read_through, Descriptor(file), offset, size)
+        except (RuntimeError, OSError):
+            return 0        # no thread and no number to be had: the loop waits for the disk
+        reading.add_done_callback(self.on_warm)
+        return 1
+
+    def on_warm(self, reading):
+        if not reading.cancelled():
+            reading.exception()     # what cannot be read, sending will tell
+        self.warm()
+
+    cdef int warm(self) except -1:
+        raise NotImplementedError
+
     cdef int write(self, const char* data, Py_ssize_t size) except -1:
         raise NotImplementedError
 
@@ -149,6 +208,12 @@ cdef class Channel(Watcher):
 
     cdef int reset(self) except -1:
         return self.abort()
+
+    cdef int64_t unsent(self) except -1:
+        raise NotImplementedError
+
+    cdef int64_t flushed(self) except -1:
+        raise NotImplementedError
 
     cdef object peer(self):
         return None
@@ -179,6 +244,55 @@ cdef class LoopChannel(Channel):
         self.transport.write(PyBytes_FromStringAndSize(data, size) + body)
         return 0
 
+    cdef Py_ssize_t send_file(self, int file, int64_t offset, Py_ssize_t size) except -1:
+        # Through our memory: a TLS layer has to see the bytes, and no loop has a sendfile.
+        cdef Py_ssize_t piece, sent = 0
+        cdef ssize_t count
+        cdef bytes data
+        waiting = getattr(self.transport, "get_write_buffer_size", None)
+        while sent < size:
+            if self.transport.is_closing():
+                return sent
+            if sent >= FILE_PER_TURN:
+                self.hold()
+                asyncio.get_running_loop().call_soon(self.unhold)
+                return sent
+            piece = min(size - sent, <Py_ssize_t>COPIED_PIECE)
+            if self.warm_up_all(file, offset + sent, size - sent):
+                self.hold()
+                return sent
+            data = PyBytes_FromStringAndSize(NULL, piece)
+            count = c_pread(file, PyBytes_AS_STRING(data), piece, offset + sent)
+            if count < 0:
+                raise OSError(c_errno, os.strerror(c_errno))
+            if count == 0:
+                raise EOFError("the file is shorter than it was")
+            self.transport.write(data if count == piece else data[:count])
+            sent += count
+            # Over its high-water mark the transport has paused the protocol by itself.
+            if waiting is not None and waiting() > BACKLOG_HIGH:
+                return sent
+        return sent
+
+    def warm_up_all(self, int file, int64_t offset, int64_t left):
+        # Asked about by larger pieces than are copied.
+        cdef int64_t piece = min(left, <int64_t>FILE_PIECE)
+        return self.warm_up(asyncio.get_running_loop(), file, offset, piece)
+
+    cdef int hold(self) except -1:
+        self.held = True
+        self.transport.get_protocol().pause_writing()
+        return 0
+
+    def unhold(self):
+        if self.held and not self.transport.is_closing():
+            self.held = False
+            self.transport.get_protocol().resume_writing()
+
+    cdef int warm(self) except -1:
+        self.unhold()
+        return 0
+
     cdef int pause_reading(self) except -1:
         self.transport.pause_reading()
         return 0
@@ -201,6 +315,12 @@ cdef class LoopChannel(Channel):
     cdef int abort(self) except -1:
         self.transport.abort()
         return 0
+
+    cdef int64_t unsent(self) except -1:
+        return self.transport.get_write_buffer_size()
+
+    cdef int64_t flushed(self) except -1:
+        return -self.transport.get_write_buffer_size()
 
     cdef object peer(self):
         return self.transport.get_extra_info("peername")
@@ -494,17 +614,23 @@ cdef class SocketTransport(Channel):
         cdef uint32_t mask = EPOLLET
         if self.reading:
             mask |= EPOLLIN | EPOLLRDHUP
-        if self.backlog is not None:
+        if self.backlog is not None or self.file_waiting:
             mask |= EPOLLOUT
         return self.poller.change(self, mask)
 
     cdef int ready(self, uint32_t events) except -1:
         cdef Py_ssize_t size
         cdef char* room = self.poller.scratch + self.poller.scratch_used
-        if events & EPOLLOUT and self.backlog is not None:
-            self.flush_backlog()
+        if events & EPOLLOUT:
+            if self.backlog is not None:
+                self.flush_backlog()
+            elif self.writing_paused and not self.warming:
+                self.go_on()
             if self.fd < 0:
                 return 0
+            if self.file_waiting and not self.writing_paused:
+                self.file_waiting = False
+                self.set_mask()
         if events & EPOLLIN and self.reading:
             while self.reading and self.fd >= 0:
                 size = self.read(room, READ_BYTES)  # turn() sees to it that there is as much
@@ -610,6 +736,7 @@ cdef class SocketTransport(Channel):
             self.backlog_offset = offset
             self.backlog_size = -offset
             self.set_mask()
+            self.protocol.output_waits()
         elif offset:
             data = data[offset:]
         self.backlog.append(data)
@@ -632,6 +759,7 @@ cdef class SocketTransport(Channel):
                     return 0
                 return self.fail(c_errno)
             self.backlog_size -= count
+            self.backlog_sent += count
             if count < left:
                 self.backlog_offset += count
                 break
@@ -644,6 +772,91 @@ cdef class SocketTransport(Channel):
         if self.writing_paused and self.fd >= 0 and self.backlog_size <= BACKLOG_LOW:
             self.writing_paused = False
             self.protocol.resume_writing()
+        return 0
+
+    cdef Py_ssize_t send_file(self, int file, int64_t offset, Py_ssize_t size) except -1:
+        cdef Py_ssize_t piece, sent = 0
+        cdef ssize_t count
+        self.send_ahead()
+        if self.fd < 0:
+            return 0
+        if self.error is not None:
+            self.hold_writing()
+            return 0
+        while self.backlog is None and sent < min(size, <Py_ssize_t>FILE_PER_TURN):
+            piece = min(size - sent, <Py_ssize_t>FILE_PIECE)
+            if self.warm_up(self.poller.loop, file, offset + sent, piece):
+                self.warming = True
+                self.hold_writing()
+                return sent
+            count = fs_sendfile(self.fd, file, offset + sent, piece)
+            if count < 0 and (c_errno == EINVAL or c_errno == ENOSYS):
+                count = self.copy_file(file, offset + sent, piece)
+            if count < 0:
+                if not try_again(c_errno):
+                    self.fail(c_errno)
+                    self.hold_writing()
+                    return sent
+                break
+            if count == 0:
+                raise EOFError("the file is shorter than it was")
+            sent += count
+            self.backlog_sent += count
+            if count < piece:
+                break
+        if sent < size:
+            self.wait_for_room()
+        return sent
+
+    def copy_file(self, int file, int64_t offset, Py_ssize_t size):
+        # For a file system without sendfile.
+        cdef ssize_t count
+        cdef bytes data = PyBytes_FromStringAndSize(NULL, min(size, <Py_ssize_t>COPIED_PIECE))
+        count = c_pread(file, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), offset)
+        if count > 0:
+            count = send(self.fd, PyBytes_AS_STRING(data), count, MSG_NOSIGNAL)
+        return count
+
+    cdef int send_ahead(self) except -1:
+        # What waits for the end of the turn goes first; the file follows in the same segment.
+        cdef Py_ssize_t size = self.gathered_size
+        cdef const char* data = self.poller.gathered.data + self.gathered_start
+        cdef ssize_t count
+        if size == 0 or self.backlog is not None or self.error is not None:
+            return self.send_gathered()
+        self.gathered_size = 0
+        count = send(self.fd, data, size, MSG_NOSIGNAL | MSG_MORE)
+        if count < 0:
+            if not try_again(c_errno):
+                return self.fail(c_errno)
+            count = 0
+        if count < size:
+            return self.keep(PyBytes_FromStringAndSize(data + count, size - count), 0)
+        return 0
+
+    cdef int wait_for_room(self) except -1:
+        if self.file_waiting:
+            self.poller.rearm(self)     # there may be room still: tell again
+        else:
+            self.file_waiting = True
+            self.set_mask()
+        return self.hold_writing()
+
+    cdef int hold_writing(self) except -1:
+        if not self.writing_paused:
+            self.writing_paused = True
+            self.protocol.pause_writing()
+        return 0
+
+    cdef int go_on(self) except -1:
+        self.writing_paused = False
+        self.protocol.resume_writing()
+        return 0
+
+    cdef int warm(self) except -1:
+        self.warming = False
+        if self.fd >= 0 and self.error is None and self.writing_paused and self.backlog is None:
+            self.go_on()
         return 0
 
     cdef int pause_reading(self) except -1:
@@ -706,6 +919,12 @@ cdef class SocketTransport(Channel):
         protocol.connection_lost(self.error)
         return 0
 
+    cdef int64_t unsent(self) except -1:
+        return 1 if self.writing_paused else self.backlog_size if self.backlog is not None else 0
+
+    cdef int64_t flushed(self) except -1:
+        return self.backlog_sent
+
     cdef object peer(self):
         if self.address is None and self.fd >= 0:
             view = socket.socket(fileno=self.fd)
@@ -728,6 +947,6 @@ cdef SocketTransport open_transport(Poller poller, int fd, Protocol protocol):
         protocol.connected(transport)
         poller.watch(transport, EPOLLIN | EPOLLRDHUP | EPOLLET)
     except BaseException:
-        transport.abort()
+        transport.lose()    # nobody would ever read from it
         raise
     return transport

@@ -4,14 +4,11 @@ r"""Fuzz the parsers with libFuzzer, AddressSanitizer and UndefinedBehaviorSanit
 
 Needs clang with its runtime libraries (Debian: clang, libclang-rt-dev) and Cython. It builds
 into a temporary directory, starts from the wire cases, and prints libFuzzer's report; what
-breaks a property is left in the directory given by --keep.
+breaks a property is left in the directory given by --keep. With --corpus what was found worth
+keeping outlives the run, and the next one goes on from there.
 
-The tests themselves run on a sanitized build like this (gcc):
-
-    FASTSERVE_BUILD_SANITIZE=1 python setup.py build_ext --inplace --force
-    LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)" \
-        PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 \
-        python -m pytest tests/test_parser.py tests/test_httptools_parser.py
+AFL++ runs the same properties: build with CC=afl-clang-fast, link afl's driver
+(-fsanitize=fuzzer with afl-clang-fast) to target.c, and start from the same corpus.
 """
 
 import argparse
@@ -26,6 +23,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 sys.path.insert(0, str(HERE.parent))
 
+import inputs  # noqa: E402
 import wire_cases  # noqa: E402
 
 
@@ -57,14 +55,14 @@ def build(directory):
 
 def write_seeds(directory):
     """One file for each wire case of a size that fuzzing can use, with wide and narrow limits."""
-    directory.mkdir()
-    for kind, files in ((0, ("heads", "framing")), (2, ("chunked",))):
-        for file in files:
-            for index, case in enumerate(wire_cases.load(file)):
-                if len(case.data) < 1000:
-                    choice = kind | bool(case.limits)
-                    seed = bytes((choice,)) + case.data
-                    (directory / f"{file}-{index}").write_bytes(seed)
+    directory.mkdir(exist_ok=True, parents=True)
+    for file, kind in (
+        ("heads", "head"), ("framing", "head"), ("chunked", "chunked"), ("families", "stream"),
+    ):  # fmt: skip
+        for index, case in enumerate(wire_cases.load(file)):
+            if len(case.data) < 1000:
+                seed = inputs.seed(kind, bool(case.limits), index, case.data)
+                (directory / f"{file}-{index}").write_bytes(seed)
 
 
 def main():
@@ -72,11 +70,13 @@ def main():
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--seconds", type=int, default=60)
     arguments.add_argument("--keep", type=Path, default=Path.cwd(), help="where findings go")
+    arguments.add_argument("--corpus", type=Path, help="where inputs are kept between runs")
     options = arguments.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         directory = Path(temporary)
         target = build(directory)
-        write_seeds(directory / "corpus")
+        corpus = options.corpus or directory / "corpus"
+        write_seeds(corpus)
         path = os.pathsep.join([str(directory), str(HERE), *filter(None, sys.path)])
         environment = {
             **os.environ,
@@ -84,8 +84,9 @@ def main():
             "PYTHONMALLOC": "malloc",
             "ASAN_OPTIONS": "detect_leaks=0",
         }
-        command = [str(target), str(directory / "corpus"), f"-max_total_time={options.seconds}"]
+        command = [str(target), str(corpus), f"-max_total_time={options.seconds}"]
         command += ["-max_len=2000", "-timeout=10", f"-artifact_prefix={options.keep}/"]
+        command += [f"-dict={HERE / 'http.dict'}", "-print_final_stats=1"]
         return subprocess.run(command, env=environment, check=False).returncode
 
 

@@ -17,6 +17,14 @@ LIMITS = {
     "max_trailer_bytes": 8192,
     "max_trailers": 32,
 }
+SINGLE = (
+    b"authorization", b"content-location", b"content-range", b"content-type", b"date", b"from",
+    b"if-modified-since", b"if-range", b"if-unmodified-since", b"max-forwards", b"origin",
+    b"proxy-authorization", b"range", b"referer", b"user-agent",
+)  # fmt: skip
+OF_HEADS_ONLY = (
+    b"host", b"content-length", b"transfer-encoding", b"authorization", b"content-type",
+)  # fmt: skip
 METHODS = (b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"PATCH", b"OPTIONS", b"TRACE", b"CONNECT")
 
 TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
@@ -119,10 +127,11 @@ class Fields:
         if name in (b"host", b"content-length", b"transfer-encoding"):
             require(len(self.values[name]) == 1)
             require(not {b"content-length", b"transfer-encoding"} <= self.values.keys())
-        if name in (b"content-type", b"authorization"):
+        if name in SINGLE:
             require(len(self.values[name]) == 1)
         if name == b"host":
-            require(is_authority(value) or (value == b"" and self.authority is None))
+            old = self.version == "1.0" and self.authority is None
+            require(is_authority(value) or (value == b"" and old))
         elif name == b"content-length":
             require(re.fullmatch(rb"0*[0-9]{1,19}", value) and int(value) < 2**63)
             self.length = int(value)
@@ -134,6 +143,18 @@ class Fields:
             options = [option.strip(b" \t") for option in value.split(b",")]
             require(all(OPTION.fullmatch(option) for option in options))
             self.options |= {option.lower() for option in options}
+
+    def judge_underscores(self, names):
+        # As gateways fold them, RFC 3875 section 4.1.18.
+        count = 0
+        for name in names:
+            count += b"_" in name
+            require(count <= 32, 431)
+            if b"_" in name:
+                dashed = name.lower().replace(b"_", b"-")
+                require(dashed not in (b"content-length", b"transfer-encoding"))
+                alike = {other for other in self.values if other.replace(b"_", b"-") == dashed}
+                require(len(alike) == 1)
 
     def meaning(self):
         modern = self.version == "1.1"
@@ -176,6 +197,7 @@ def read_head(data, limits):
             return None
         line = window[start:end]
         if line == b"\r\n":
+            fields.judge_underscores([name for name, _ in headers])
             return {**meaning, "headers": headers, **fields.meaning(), "consumed": end}
         require(len(headers) < limits["max_headers"], 431)
         match = FIELD.fullmatch(line)
@@ -222,7 +244,7 @@ def read_chunked(data, limits):
         require(count <= limits["max_trailers"], 431)
         match = FIELD.fullmatch(line)
         require(match)
-        require(match[1].lower() not in (b"host", b"content-length", b"transfer-encoding"))
+        require(match[1].lower() not in OF_HEADS_ONLY)
 
 
 def judged(read, data, limits):
