@@ -366,8 +366,7 @@ class Config:
             elif name in values:
                 values[name] = tuple(values[name])
         for name, value in PRESETS.get(values.get("behind", ""), {}).items():
-            if name in names:
-                values.setdefault(name, value)
+            values.setdefault(name, value)
         return cls(**values)
 
     def engine_limits(self) -> dict[str, Any]:

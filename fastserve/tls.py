@@ -90,6 +90,7 @@ class Certificates:
         config = self._config
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = _VERSIONS[config.ssl_min_version]
+        # both are what OpenSSL 3 does by itself, and 1.1.1 does not
         context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
         # all of them are good: let a phone choose the one that it has no hardware for
         context.options &= ~ssl.OP_CIPHER_SERVER_PREFERENCE

@@ -77,7 +77,7 @@ def ask_often(connection, times=30):
     """The answers to requests that lie about their client, over one connection."""
     lies = {
         "X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "gopher",
-        "X_Forwarded_For": "203.0.113.9", "X-Forwarded-Host": "evil",
+        "X-Forwarded-Host": "evil",
         "Forwarded": "for=203.0.113.9", "CF-Connecting-IP": "203.0.113.9",
     }
     answers = []

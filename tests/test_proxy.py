@@ -43,7 +43,8 @@ def ask(loop):
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers)
         link.send(f"GET /x?y=1 HTTP/1.1\r\nHost: inside:8000\r\n{lines}\r\n".encode("latin-1"))
         reply = link.reply()
-        assert reply.status == 200
+        if reply.status != 200:
+            return reply.status
         import json
 
         host, port, scheme, url = json.loads(reply.body)
@@ -120,13 +121,13 @@ def test_a_stranger_is_not_believed(ask):
 
 
 def test_a_name_with_underscores_is_another_field_cve_2024_45614(ask):
-    """CVE-2024-45614: X_Forwarded_For must not overwrite, or count as, the proxy's field."""
+    """CVE-2024-45614: X_Forwarded_For never counts, and is refused beside the proxy's field."""
     assert ask([("X_Forwarded_For", "6.6.6.6"), ("X_FORWARDED_PROTO", "https")]) == DIRECT
     for lines in (
         [("X-Forwarded-For", "203.0.113.9"), ("X_Forwarded_For", "6.6.6.6")],
         [("X_Forwarded_For", "6.6.6.6"), ("X-Forwarded-For", "203.0.113.9")],
     ):
-        assert ask(lines)[0] == "203.0.113.9"
+        assert ask(lines) == 400
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import socket
 
 import pytest
 import uvloop
+from serving import serving
 from support import Bench, SocketLink, running_loop
 from wire_cases import WIRE, encode, flatten, splits, tomllib
 
@@ -293,3 +294,15 @@ def test_nothing_is_left_of_a_stopped_entrance(bench):
 
     served.wait_for(lambda: link.closed)
     assert not served.engine.opening
+
+
+def test_a_server_that_stops_closes_who_still_owes_a_header():
+    """A worker waits for none of them, and leaves no descriptor behind."""
+    with serving(who_app(), proxy_protocol="required", proxy_allow_ips="127.0.0.1") as served:
+        client = socket.create_connection(("127.0.0.1", served.port), 20)
+        client.sendall(b"PROXY ")
+        with socket.create_connection(("127.0.0.1", served.port), 20) as other:
+            other.sendall(V1 + BEHIND)
+            assert b"192.0.2.7" in other.recv(65536)
+    assert client.recv(1) == b""
+    client.close()

@@ -183,6 +183,8 @@ cdef class HttpProtocol(TimedConnection):
         self.receiver = None
         self.first = self.last = None
         self.outstanding = 0
+        if self.channel is not None and self.channel.encrypted():
+            self.channel.close()    # CPython 3.10's TLS transports want it, or warn
         self.channel = None
         self.input = None
         self.head_size = 0

@@ -225,6 +225,13 @@ cdef class Channel(Watcher):
         return None
 
 
+cdef object extra_info(object transport, str name):
+    try:
+        return transport.get_extra_info(name)
+    except AttributeError:
+        return None     # what asyncio's TLS transports raise once they were aborted
+
+
 cdef class LoopChannel(Channel):
     """A channel over an asyncio transport."""
 
@@ -323,13 +330,13 @@ cdef class LoopChannel(Channel):
         return -self.transport.get_write_buffer_size()
 
     cdef object peer(self):
-        return self.transport.get_extra_info("peername")
+        return extra_info(self.transport, "peername")
 
     cdef bint encrypted(self):
-        return self.transport.get_extra_info("sslcontext") is not None
+        return extra_info(self.transport, "sslcontext") is not None
 
     cdef object tls(self):
-        return self.transport.get_extra_info("ssl_object")
+        return extra_info(self.transport, "ssl_object")
 
 
 cdef inline uint64_t event_key(Watcher watcher) noexcept:
