@@ -1,4 +1,4 @@
-"""The command line: run, peers, report, callgrind."""
+"""The command line: run, peers, report, callgrind, upload."""
 
 import argparse
 import sys
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from benchmarks.cases import CASES
 from benchmarks.servers import FLOOR, REFERENCE, SERVERS
+from benchmarks.upload import add_arguments, upload
 from benchmarks.venvs import DEFAULT_CACHE, Unavailable, Venvs
 
 LOCAL = Path(__file__).resolve().parent / "results" / "local"
@@ -67,6 +68,15 @@ def _parser() -> argparse.ArgumentParser:
     count.add_argument("--tasks", help="passed on to the engine: direct or asyncio")
     count.add_argument("--output", type=Path, help="write the counts as JSON")
     count.add_argument("--profile", type=Path, help="keep the callgrind files in this directory")
+
+    from benchmarks.static import add_arguments
+
+    static = commands.add_parser("static", help="static files beside nginx, CPU per request")
+    static.add_argument(
+        "--cache", type=Path, default=DEFAULT_CACHE, help="where programs live (%(default)s)")
+    add_arguments(static)
+    uploads = commands.add_parser("upload", help="bytes per second, beside a bare protocol")
+    add_arguments(uploads)
     return parser
 
 
@@ -132,9 +142,20 @@ def _callgrind(options: argparse.Namespace) -> int:
     return count(options)
 
 
+def _static(options: argparse.Namespace) -> int:
+    from benchmarks.static import run
+
+    return run(options, options.cache)
+
+
+def _upload(options: argparse.Namespace) -> int:
+    return upload(options)
+
+
 def main() -> int:
     options = _parser().parse_args()
-    actions = {"run": _run, "peers": _peers, "report": _report, "callgrind": _callgrind}
+    actions = {"run": _run, "peers": _peers, "report": _report, "callgrind": _callgrind,
+               "static": _static, "upload": _upload}
     return actions[options.action](options)
 
 

@@ -7,8 +7,8 @@
  * load idle PORT REQUEST_FILE CONNECTIONS
  *     Open all, one request each, say "ready", hold them until standard input ends.
  *
- * The first answer is parsed (200, exactly one Content-Length); its length and body are what every
- * later answer must have. The CPU clocks of the PIDs are read here, at the very edges of the
+ * The first answer is parsed (200, exactly one Content-Length, or 304 and none); its length and body
+ * are what every later answer must have, bodies that come in pieces by their length alone. The CPU clocks of the PIDs are read here, at the very edges of the
  * measured window, so that a late scheduled harness cannot shift them. One line of JSON comes out.
  */
 #define _GNU_SOURCE
@@ -145,18 +145,22 @@ static void learn(void) {
     size_t have = 0;
     char *end = NULL, *field = NULL;
     for (errno = 0; !end || have < answer_size;) {
-        ssize_t n = recv(fd, first + have, sizeof first - 1 - have, 0);
+        int room = have < sizeof first - 1; /* of a larger answer only the beginning is kept */
+        ssize_t n = room ? recv(fd, first + have, sizeof first - 1 - have, 0)
+                         : recv(fd, buffer, sizeof buffer, 0);
         if (n <= 0) die("no complete answer");
-        first[have += n] = 0;
+        have += n;
+        if (room) first[have] = 0;
         if (end || !(end = strstr(first, "\r\n\r\n"))) continue;
-        if (memcmp(first, "HTTP/1.1 200", 12)) die("the answer is not HTTP/1.1 200");
+        int unchanged = !memcmp(first, "HTTP/1.1 304", 12);
+        if (!unchanged && memcmp(first, "HTTP/1.1 200", 12)) die("the answer is no 200 or 304");
         for (char *line = first; line < end; line = strstr(line, "\r\n") + 2) {
             if (strncasecmp(line, "content-length:", 15)) continue;
             if (field) die("two Content-Length");
             field = line + 15;
         }
-        if (!field) die("no Content-Length");
-        body_size = strtoul(field, NULL, 10);
+        if (!field && !unchanged) die("no Content-Length");
+        body_size = unchanged ? 0 : strtoul(field, NULL, 10);
         answer_size = end + 4 - first + body_size;
     }
     if (have != answer_size) die("more than one answer");
@@ -250,7 +254,7 @@ int main(int argc, char **argv) {
     batch = malloc(batch_size);
     for (size_t i = 0; i < depth; i++) memcpy(batch + i * request_size, buffer, request_size);
     learn();
-    if (depth * answer_size > sizeof buffer) die("answers too long for the buffer");
+    if (depth > 1 && depth * answer_size > sizeof buffer) die("answers too long for the buffer");
     if (idle) return hold(count), 0;
 
     int pids = argc - 8;

@@ -11,7 +11,9 @@
 Then: fastserve run main:app
 """
 
-from fastserve._speedups.messages import Request, Response
+from typing import TYPE_CHECKING, Any
+
+from fastserve._speedups.messages import Request, Response, StreamingResponse
 from fastserve._speedups.multidict import Headers, MutableHeaders, QueryParams
 from fastserve.app import App
 from fastserve.blocking import blocking
@@ -20,10 +22,15 @@ from fastserve.errors import (
     ConfigError,
     FastserveError,
     HTTPError,
+    MissingExtraError,
     RouteError,
     StartupError,
 )
+from fastserve.forms import FormData, UploadFile
 from fastserve.routing import Router
+
+if TYPE_CHECKING:
+    from fastserve.files import FileResponse
 
 __version__ = "0.1.0"
 
@@ -32,8 +39,11 @@ __all__ = [
     "ClientDisconnect",
     "ConfigError",
     "FastserveError",
+    "FileResponse",
+    "FormData",
     "HTTPError",
     "Headers",
+    "MissingExtraError",
     "MutableHeaders",
     "QueryParams",
     "Request",
@@ -41,6 +51,19 @@ __all__ = [
     "RouteError",
     "Router",
     "StartupError",
+    "StreamingResponse",
+    "UploadFile",
     "__version__",
     "blocking",
 ]
+
+_LATER = {"FileResponse": "fastserve.files"}    # imported by the programs that use them
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module 'fastserve' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = globals()[name] = getattr(import_module(_LATER[name]), name)
+    return value

@@ -17,8 +17,10 @@ How an exception is answered, in this order:
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import inspect
 import logging
+import os
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -27,7 +29,10 @@ from fastserve._speedups.messages import Request, Response, State, as_response
 from fastserve._speedups.plan import Plan
 from fastserve.binding import bind, converter_overrides
 from fastserve.blocking import BlockingPool
+from fastserve.decompress import Decoder, decoder_for
 from fastserve.errors import ClientDisconnect, FastserveError, HTTPError, RouteError
+from fastserve.forms import FormLimits, Forms
+from fastserve.health import Health
 from fastserve.middleware import Middleware, check, surround
 from fastserve.routing import Claims, Route, Router, compile_routes
 
@@ -70,6 +75,8 @@ class App:
         self.debug = debug
         self.state = State()
         self.blocking_pool = BlockingPool()
+        self.forms = Forms(FormLimits(), self._on_thread)
+        self._max_decompression_ratio = 100.0
         self._router = Router()
         self._claims = Claims()
         self._plans: list[tuple[Route, Plan]] = []
@@ -93,7 +100,8 @@ class App:
     ) -> Callable[[Function], Function]:
         """Register a handler for these methods; `["*"]` is any method token.
 
-        options:  max_body_bytes=, cancel_on_disconnect=
+        options:  max_body_bytes=, handler_timeout_s= (0: none), decompress_requests=,
+                  cancel_on_disconnect= (default: a GET or HEAD is, any other runs to its end)
         """
         add = self._router.route(path, methods=methods, name=name, **options)
 
@@ -139,6 +147,45 @@ class App:
         with self._all_or_nothing():
             self._router.include(router, prefix=prefix)
 
+    def static(
+        self,
+        path: str,
+        directory: str | os.PathLike[str],
+        *,
+        name: str | None = None,
+        **options: Any,
+    ) -> None:
+        """Serve the files of a directory under a path: app.static("/assets", "assets").
+
+        directory:      relative to where the process runs; nothing outside of it is served
+        name:           for url_for(name, path="app.js"); the path when left out
+        index=          the file that a directory is, "index.html"; None for no such thing
+        redirect=       send a directory without the slash at its end to the one with it, True
+        fallback=       the file for whatever is not there, when the client asks for HTML by
+                        name, e.g. "index.html" of a single-page application; None for 404
+        precompressed=  send app.js.zst, .br or .gz for app.js where the client takes it, True
+        max_age_s=      how long a cache may keep a file; None to say nothing about it
+        immutable=      a regular expression of the names that never change their content, and
+                        may be kept for ever; the default finds a hash; None for none
+        hidden=         serve names that begin with a dot, too, False
+        symlinks=       follow links that stay inside of the directory, True
+        headers=        added to every file
+        Raises RouteError for a directory that cannot be served or an option that cannot be.
+        """
+        from fastserve.files import StaticFiles, StaticOptions
+
+        label = f"static {path!r}"
+        try:
+            chosen = StaticOptions(**options)
+            files = StaticFiles(directory, self.blocking_pool, chosen)
+        except (TypeError, ValueError) as error:
+            raise RouteError(f"{label}: {error}") from None
+        prefix = path.rstrip("/")
+        name = name or prefix.strip("/") or "static"
+        self.route(f"{prefix}/{{path:path}}", name=name)(files.shelf.get)
+        if prefix and chosen.redirect and chosen.index is not None:
+            self.route(prefix, name=f"{name} without slash")(files.without_slash)
+
     @property
     def routes(self) -> tuple[Route, ...]:
         """Every route, in the order of registration."""
@@ -174,8 +221,7 @@ class App:
             params,
             pool=self.blocking_pool,
             route=route,
-            max_body_bytes=route.max_body_bytes,
-            cancel_on_disconnect=route.cancel_on_disconnect,
+            options=route.options,
         )
 
     # --- middleware, exceptions, lifespan ------------------------------------------------
@@ -237,12 +283,23 @@ class App:
 
     # --- start-up ------------------------------------------------------------------------
 
-    def build_router(self) -> CompiledRouter:
-        """Compile every route; the application cannot be changed from here on."""
+    def build_router(
+        self, *, health: Health | None = None, decompress_requests: bool = False
+    ) -> CompiledRouter:
+        """Compile every route; the application cannot be changed from here on.
+
+        health:               answers its paths where the application does not itself
+        decompress_requests:  for the routes that do not say it themselves
+        """
         self._frozen = True
         pairs = self._plans
         if self._layers:
             pairs = [(route, self._surround(plan)) for route, plan in pairs]
+        for route, plan in pairs:
+            own = route.decompress_requests
+            plan.decompress_requests = decompress_requests if own is None else own
+        if health is not None:
+            pairs = [*pairs, *health.plans(besides=self.routes)]
         router = compile_routes(pairs)
         if self._wants_fallbacks():
             router.not_found = self._surround(_fallback(_not_found))
@@ -256,18 +313,41 @@ class App:
         loop: AbstractEventLoop,
         *,
         on_error: OnError | None = None,
+        health_paths: bool = True,
         **settings: Any,
     ) -> Engine:
         """The engine that serves this application on a loop.
 
-        settings:  keywords of the Engine: limits, http=, tasks=
+        health_paths:  answer /-/live and /-/ready
+        settings:      those of forms and decompression, and keywords of the Engine: limits,
+                       http=, tasks=
         """
         from fastserve._speedups.protocol import (
             Engine,  # brings asyncio, which registering needs not
         )
 
-        return Engine(
-            loop, self.build_router(), app=self, on_error=on_error or self.handle_error, **settings)
+        own = {field.name for field in dataclasses.fields(FormLimits)}
+        self.forms = Forms(
+            FormLimits(**{name: settings.pop(name) for name in own & settings.keys()}),
+            self._on_thread)
+        self._max_decompression_ratio = settings.pop(
+            "max_decompression_ratio", self._max_decompression_ratio)
+        health = Health() if health_paths else None
+        router = self.build_router(
+            health=health, decompress_requests=settings.pop("decompress_requests", False))
+        engine = Engine(
+            loop, router, app=self, on_error=on_error or self.handle_error, **settings)
+        if health is not None:
+            health.engine = engine
+        return engine
+
+    def decoder(self, request: Request) -> Decoder | None:
+        """What undoes the Content-Encoding of a request; None when it has none."""
+        return decoder_for(
+            request.headers.getlist("content-encoding"), self._max_decompression_ratio)
+
+    def _on_thread(self, function: Callable[..., Any], *args: Any) -> Awaitable[Any]:
+        return self.blocking_pool.run(function, *args)
 
     def run(self, **settings: Any) -> None:
         """Serve until SIGINT or SIGTERM: app.run(host="0.0.0.0", port=8000).

@@ -24,6 +24,7 @@ import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
@@ -66,13 +67,13 @@ def bind(
     *,
     pool: BlockingPool,
     route: Any = None,
-    max_body_bytes: int | None = None,
-    cancel_on_disconnect: bool = False,
+    options: Mapping[str, Any] = MappingProxyType({}),
 ) -> Plan:
     """Make the plan that calls a handler.
 
     params:  the parameters of the path in path order, each with its converter
     pool:    where a handler marked @blocking runs
+    options: keywords of the Plan: max_body_bytes=, handler_timeout_s=, cancel_on_disconnect=
     Raises RouteError, naming the route, the handler, where it is, and the way out.
     """
     target = Target(label, endpoint)
@@ -86,8 +87,7 @@ def bind(
             is_async=runs_async,
             param_names=tuple(params),
             route=route,
-            max_body_bytes=max_body_bytes,
-            cancel_on_disconnect=cancel_on_disconnect,
+            **options,
         )
     except ValueError as error:     # more parameters or arguments than a plan can hold
         raise target.error(f"cannot be called: {error}") from None
@@ -349,15 +349,12 @@ def _type_name(annotation: object) -> str:
 def _callable(target: Target, pool: BlockingPool) -> tuple[Callable[..., Any], bool]:
     """What the plan calls, and whether calling it makes a coroutine."""
     endpoint = target.endpoint
-    if _is_a(inspect.isgeneratorfunction, endpoint) or _is_a(inspect.isasyncgenfunction, endpoint):
-        raise target.error(
-            "is a generator, and streaming responses are not built yet. "
-            "Collect the parts and return them as one str, bytes or list"
-        )
     runs_async = is_async(endpoint)
     if is_blocking(endpoint):
-        if runs_async:
+        if runs_async or _is_a(inspect.isasyncgenfunction, endpoint):
             raise target.error("is async and marked @blocking. Remove @blocking, or make it a def")
+        if _is_a(inspect.isgeneratorfunction, endpoint):
+            return functools.partial(pool.generate, endpoint), False
         return functools.partial(pool.run, endpoint), True
     return endpoint, runs_async
 

@@ -13,7 +13,8 @@ from __future__ import annotations
 import contextvars
 import functools
 import inspect
-from collections.abc import Callable
+import threading
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ Handler = TypeVar("Handler", bound=Callable[..., Any])
 
 MARK = "__fastserve_blocking__"
 DEFAULT_THREADS = 40    # of one worker; what Starlette's users know from anyio
+_END: Any = object()
 
 
 def blocking(handler: Handler) -> Handler:
@@ -94,6 +96,27 @@ class BlockingPool:
         self._unfinished.add(future)    # adding and discarding are atomic: no lock
         future.add_done_callback(self._unfinished.discard)
         return await asyncio.wrap_future(future)
+
+    async def generate(
+        self, handler: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> AsyncIterator[Any]:
+        """What the handler's generator yields, each step taken on a thread."""
+        pieces = handler(*args, **kwargs)
+        one_at_a_time = threading.Lock()    # a cancelled step runs on; closing waits for it
+
+        def step() -> Any:
+            with one_at_a_time:
+                return next(pieces, _END)
+
+        def end() -> None:
+            with one_at_a_time:
+                pieces.close()
+
+        try:
+            while (piece := await self.run(step)) is not _END:
+                yield piece
+        finally:
+            await self.run(end)
 
     def close(self) -> None:
         """Forget what has not begun; what runs, runs on."""

@@ -60,16 +60,19 @@ def _option(setting: dataclasses.Field[Any]) -> GroupedOption:
         kind, shown = octal, f"{setting.default:o}"
     elif about["choices"]:
         kind = click.Choice(about["choices"])
+    name = "--" + setting.name.replace("_", "-")
+    if kind is bool:
+        name, kind, shown = f"{name}/--no-{name[2:]}", None, "on" if shown else "off"
     text = about["help"]
-    if shown not in (None, ()):
+    if shown not in (None, (), ""):
         text = f"{text} [{shown}]"
     return GroupedOption(
-        ["--" + setting.name.replace("_", "-"), setting.name],
+        [name, setting.name],
         type=kind,
         multiple=several,
         default=None,
         help=text,
-        metavar="ADDR" if several else None,
+        metavar=about.get("metavar") or ("ADDR" if several else None),
         group=about["group"],
     )
 
@@ -134,9 +137,9 @@ def run(target: str, factory: bool, app_dir: str | None, **settings: Any) -> Non
 
     MODULE is a dotted module or the path of a Python file.
     """
-    settings["bind"] = settings["bind"] or None
+    given = {name: None if value == () else value for name, value in settings.items()}
     try:
-        config = Config.load(settings)
+        config = Config.load(given)
     except ConfigError as error:
         raise click.UsageError(str(error)) from None
     from fastserve import worker

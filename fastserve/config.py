@@ -14,10 +14,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fastserve.errors import ConfigError
+from fastserve.networks import Networks
+from fastserve.presets import PRESETS
 
 LISTEN, SERVER, LIMITS, TIMES = "Where to listen", "Server", "Limits", "Time"
+TLS, BEHIND = "TLS", "Behind a proxy"
 LOG_LEVELS = ("critical", "error", "warning", "info", "debug")
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8000
+FORWARDED_HEADERS = (
+    "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port", "forwarded",
+    "cf-connecting-ip")
 
 Check = Callable[[str, Any], None]
 
@@ -48,6 +54,12 @@ def seconds(low: float, high: float = 86400) -> Check:
     return check
 
 
+def rate(name: str, value: Any) -> None:
+    """A number of bytes per second."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1e9:
+        raise _fail(name, value, "must be a number of bytes per second from 0 to 1000000000")
+
+
 def one_of(*choices: str) -> Check:
     """One of these words."""
 
@@ -58,6 +70,12 @@ def one_of(*choices: str) -> Check:
     return check
 
 
+def yes_or_no(name: str, value: Any) -> None:
+    """True or False."""
+    if not isinstance(value, bool):
+        raise _fail(name, value, "must be True or False")
+
+
 def text(name: str, value: Any) -> None:
     """Some text without control characters."""
     if not isinstance(value, str) or not value:
@@ -66,18 +84,59 @@ def text(name: str, value: Any) -> None:
         raise _fail(name, value, "must not hold control characters")
 
 
+def secret(name: str, value: Any) -> None:
+    """Some text that is not shown."""
+    try:
+        text(name, value)
+    except ConfigError:
+        raise ConfigError(f"{name}: must be some text without control characters") from None
+
+
+def socket_path(name: str, value: Any) -> None:
+    """A path; or an abstract name behind "@", or behind a NUL as the kernel has it."""
+    abstract = isinstance(value, str) and value.startswith("\0") and len(value) > 1
+    text(name, value[1:] if abstract and value[1:].isprintable() else value)
+
+
 def texts(name: str, value: Any) -> None:
     """A tuple of texts."""
     if not isinstance(value, tuple):
-        raise _fail(name, value, "must be a list of addresses")
+        raise _fail(name, value, "must be a list of texts")
     if not all(isinstance(item, str) and item and item.isprintable() for item in value):
-        raise _fail(name, value, "must be addresses without control characters")
+        raise _fail(name, value, "must be texts without control characters")
+
+
+def flag(name: str, value: Any) -> None:
+    """True or False."""
+    if not isinstance(value, bool):
+        raise _fail(name, value, "must be True or False")
+
+
+def networks(name: str, value: Any) -> None:
+    """A comma list of networks; may be empty."""
+    if not isinstance(value, str):
+        raise _fail(name, value, "must be a comma list of networks")
+    try:
+        Networks(value)
+    except ValueError as error:
+        raise _fail(name, value, f"must be a comma list of networks: {error}") from None
+
+
+def words(*choices: str) -> Check:
+    """A comma list of some of these words."""
+
+    def check(name: str, value: Any) -> None:
+        if not isinstance(value, str) or not set(value.split(",")) <= set(choices):
+            raise _fail(name, value, f"must be a comma list of {', '.join(choices)}")
+
+    return check
 
 
 def _setting(default: Any, group: str, check: Check, help: str, **extra: Any) -> Any:
     choices = extra.pop("choices", None)
     return field(
         default=default,
+        repr=not extra.get("secret", False),
         metadata={"group": group, "check": check, "help": help, "choices": choices, **extra},
     )
 
@@ -95,9 +154,12 @@ class Config:
     port: int = _setting(
         DEFAULT_PORT, LISTEN, whole(0, 65535), "Port to listen on; 0 takes a free one.")
     uds: str | None = _setting(
-        None, LISTEN, text, "Listen on a unix socket at this path instead.", type=str)
+        None, LISTEN, socket_path,
+        "Listen on a unix socket at this path instead; @NAME is an abstract one.", type=str)
     uds_mode: int = _setting(
         0o666, LISTEN, whole(0, 0o777), "Permissions of the unix socket, octal.", octal=True)
+    uds_owner: str | None = _setting(
+        None, LISTEN, text, "Owner of the unix socket: USER, USER:GROUP or :GROUP.", type=str)
     fd: int | None = _setting(
         None, LISTEN, whole(0), "Adopt this listening socket (file descriptor) instead.", type=int)
     bind: tuple[str, ...] = _setting(
@@ -109,7 +171,49 @@ class Config:
     tasks: str = _choice("direct", SERVER, ("direct", "asyncio"), "How async handlers run.")
     blocking_threads: int = _setting(
         40, SERVER, whole(1, 10_000), "Threads for handlers marked @blocking.")
+    decompress_requests: bool = _setting(
+        False, SERVER, yes_or_no, "Decode request bodies sent with gzip, deflate, br or zstd.")
     log_level: str = _choice("info", SERVER, LOG_LEVELS, "What to log.")
+
+    ssl_certfile: str | None = _setting(
+        None, TLS, text, "Serve TLS with this certificate and its chain, PEM.", type=str)
+    ssl_keyfile: str | None = _setting(
+        None, TLS, text, "Its key, PEM, where it is not in the same file.", type=str)
+    ssl_keyfile_password: str | None = _setting(
+        None, TLS, secret, "What the keys are encrypted with.", type=str, secret=True)
+    ssl_sni: tuple[str, ...] = _setting(
+        (), TLS, texts, "Another certificate for clients that ask for HOST or *.DOMAIN; "
+        "several are possible.", metavar="HOST=CERT[:KEY]")
+    ssl_ca_certs: str | None = _setting(
+        None, TLS, text, "Whose client certificates are accepted, PEM.", type=str)
+    ssl_cert_reqs: str = _choice(
+        "none", TLS, ("none", "optional", "required"), "Ask clients for a certificate.")
+    ssl_min_version: str = _choice(
+        "TLSv1.2", TLS, ("TLSv1.2", "TLSv1.3"), "The oldest version to speak.")
+    ssl_ciphers: str | None = _setting(
+        None, TLS, text, "Ciphers of TLS 1.2, as OpenSSL names them [Mozilla's intermediate].",
+        type=str)
+    handshake_timeout_s: float = _setting(
+        10.0, TLS, seconds(0.1, 3600), "How long a TLS handshake, or a PROXY header, may take.")
+    max_handshakes: int = _setting(
+        1024, TLS, whole(1), "Handshakes and PROXY headers under way; beyond it the oldest ends.")
+
+    behind: str | None = _setting(
+        None, BEHIND, one_of(*PRESETS), "Defaults for a server behind this proxy.",
+        choices=tuple(PRESETS))
+    forwarded_allow_ips: str = _setting(
+        "", BEHIND, networks, "Proxies whose forwarded fields are believed: networks, unix, "
+        "or * for all; nobody unless given.", metavar="NETWORKS")
+    forwarded_headers: str = _setting(
+        "x-forwarded-for,x-forwarded-proto", BEHIND, words(*FORWARDED_HEADERS),
+        "Which of their fields; each must be one that they write themselves.", metavar="NAMES")
+    proxy_protocol: str = _choice(
+        "off", BEHIND, ("off", "optional", "required"), "PROXY protocol, version 1 or 2.")
+    proxy_allow_ips: str = _setting(
+        "", BEHIND, networks, "Who may send its header: networks, unix, or * for all.",
+        metavar="NETWORKS")
+    health_paths: bool = _setting(
+        True, BEHIND, flag, "Answer /-/live and /-/ready.")
 
     max_head_bytes: int = _setting(32768, LIMITS, whole(256, 2**24), "Request line and headers.")
     max_field_bytes: int = _setting(8192, LIMITS, whole(64, 2**24), "One header line.")
@@ -121,11 +225,46 @@ class Config:
         4096, LIMITS, whole(0, 2**24), "Chunk extensions of one body.")
     max_trailer_bytes: int = _setting(8192, LIMITS, whole(0, 2**24), "The trailers of one body.")
     max_trailers: int = _setting(32, LIMITS, whole(0, 10_000), "Trailer lines of one body.")
+    max_form_fields: int = _setting(1000, LIMITS, whole(0), "Text fields of one form.")
+    max_form_files: int = _setting(100, LIMITS, whole(0), "Files of one form.")
+    max_form_field_bytes: int = _setting(
+        1048576, LIMITS, whole(0), "The text fields of one form together.")
+    form_memory_bytes: int = _setting(
+        1048576, LIMITS, whole(0), "Files of one form kept in memory; more goes to disk.")
+    max_decompression_ratio: int = _setting(
+        100, LIMITS, whole(1, 10_000), "Times that a request body may grow when decoded.")
     max_pipelined: int = _setting(
         16, LIMITS, whole(1, 10_000), "Requests of one connection under way at once.")
+    max_in_flight: int = _setting(
+        0, LIMITS, whole(0, 2**24), "Async requests under way at once; 0 is any number.")
+    max_queued: int = _setting(
+        100, LIMITS, whole(0, 2**24), "Requests that may wait for one of those to end.")
+    max_connections: int | None = _setting(
+        None, LIMITS, whole(1, 2**24), "Connections open at once; all that open files allow.",
+        type=int)
+    when_full: str = _choice(
+        "wait", LIMITS, ("wait", "reject"),
+        "The connections above that wait in the queue, or are answered 503.")
     lingering_close_bytes: int = _setting(
         262144, LIMITS, whole(0, 2**31 - 1), "Unread body that is drained before closing.")
 
+    header_timeout_s: float = _setting(
+        10.0, TIMES, seconds(0), "For a whole request head, from its first byte; 0 is no limit.")
+    keep_alive_timeout_s: float = _setting(
+        75.0, TIMES, seconds(0), "Between two requests of a connection.")
+    body_timeout_s: float = _setting(
+        30.0, TIMES, seconds(0), "Between two reads of a request body.")
+    body_min_rate_bytes_s: float = _setting(
+        500.0, TIMES, rate, "What a request body must bring, on average.")
+    body_grace_s: float = _setting(10.0, TIMES, seconds(0), "Before that rate counts.")
+    write_timeout_s: float = _setting(
+        30.0, TIMES, seconds(0), "For a client that reads nothing of what waits for it.")
+    handler_timeout_s: float = _setting(
+        0.0, TIMES, seconds(0), "For an async handler to begin its answer; 0 is no limit.")
+    queue_timeout_s: float = _setting(
+        0.1, TIMES, seconds(0, 3600), "How long a request above max_in_flight waits for its 503.")
+    retry_after_s: int = _setting(
+        1, TIMES, whole(0, 86400), "What such a 503 tells its client to wait.")
     lingering_close_s: float = _setting(
         2.0, TIMES, seconds(0, 3600), "How long an unread body is drained before closing.")
     graceful_timeout_s: float = _setting(
@@ -148,6 +287,14 @@ class Config:
                 f"{' and '.join(ways)} contradict each other: "
                 "give one of them, or every address by bind"
             )
+        self._check_tls()
+        self._check_proxies()
+        if self.uds is not None and self.uds[0] in "@\0" and (
+                self.uds_owner is not None or self.uds_mode != 0o666):
+            raise ConfigError(
+                f"uds={self.uds!r} is an abstract socket, which has no file, so neither "
+                "uds_mode nor uds_owner: leave them out, or give a path"
+            )
         if self.max_target_bytes > self.max_head_bytes:
             raise ConfigError(
                 f"max_target_bytes={self.max_target_bytes} is more than "
@@ -158,6 +305,45 @@ class Config:
                 f"max_field_bytes={self.max_field_bytes} is more than "
                 f"max_head_bytes={self.max_head_bytes}, which holds it: raise max_head_bytes too"
             )
+
+    def _check_tls(self) -> None:
+        if self.ssl_certfile is None:
+            for setting in dataclasses.fields(self):
+                value = getattr(self, setting.name)
+                if setting.name.startswith("ssl_") and value != setting.default:
+                    shown = "..." if setting.metadata.get("secret") else repr(value)
+                    raise ConfigError(
+                        f"{setting.name}={shown} is for TLS, which needs ssl_certfile: give that")
+        if self.ssl_cert_reqs != "none" and self.ssl_ca_certs is None:
+            raise ConfigError(
+                f"ssl_cert_reqs={self.ssl_cert_reqs!r} needs to know whose certificates are good: "
+                "give ssl_ca_certs")
+        if self.ssl_ca_certs is not None and self.ssl_cert_reqs == "none":
+            raise ConfigError(
+                f"ssl_ca_certs={self.ssl_ca_certs!r} without asking clients for a certificate: "
+                "give ssl_cert_reqs, optional or required")
+
+    def _check_proxies(self) -> None:
+        believed = set(self.forwarded_headers.split(","))
+        for one in ("forwarded", "cf-connecting-ip"):
+            others = believed & {"forwarded", "cf-connecting-ip", "x-forwarded-for"} - {one}
+            if one in believed and others:
+                raise ConfigError(
+                    f"forwarded_headers={self.forwarded_headers!r}: {one} and "
+                    f"{others.pop()} both say who the client is: name the one your proxy writes")
+        if "forwarded" in believed and len(believed) > 1:
+            raise ConfigError(
+                f"forwarded_headers={self.forwarded_headers!r}: forwarded says it all: "
+                "name it alone")
+        default = type(self).forwarded_headers
+        if self.forwarded_headers != default and not Networks(self.forwarded_allow_ips):
+            raise ConfigError(
+                f"forwarded_headers={self.forwarded_headers!r}, but nobody is believed: "
+                "name your proxies in forwarded_allow_ips")
+        if (self.proxy_protocol == "off") == bool(Networks(self.proxy_allow_ips)):
+            raise ConfigError(
+                f"proxy_protocol={self.proxy_protocol!r} contradicts "
+                f"proxy_allow_ips={self.proxy_allow_ips!r}: give both, or neither")
 
     @classmethod
     def load(cls, given: Mapping[str, Any]) -> Config:
@@ -174,14 +360,18 @@ class Config:
                 raise ConfigError(f"{name}={value!r}: there is no such setting.{hint}")
             if value is not None:
                 values[name] = value
-        if isinstance(values.get("bind"), str):
-            values["bind"] = (values["bind"],)
-        elif "bind" in values:
-            values["bind"] = tuple(values["bind"])
+        for name in ("bind", "ssl_sni"):
+            if isinstance(values.get(name), str):
+                values[name] = (values[name],)
+            elif name in values:
+                values[name] = tuple(values[name])
+        for name, value in PRESETS.get(values.get("behind", ""), {}).items():
+            if name in names:
+                values.setdefault(name, value)
         return cls(**values)
 
     def engine_limits(self) -> dict[str, Any]:
-        """What the Engine takes as keywords."""
+        """What App.build_engine() takes as keywords."""
         return {name: getattr(self, name) for name in ENGINE_SETTINGS}
 
 
@@ -196,7 +386,25 @@ ENGINE_SETTINGS = (
     "max_chunk_extension_bytes",
     "max_trailer_bytes",
     "max_trailers",
+    "max_form_fields",
+    "max_form_files",
+    "max_form_field_bytes",
+    "form_memory_bytes",
+    "decompress_requests",
+    "max_decompression_ratio",
     "max_pipelined",
+    "when_full",
+    "max_in_flight",
+    "max_queued",
+    "header_timeout_s",
+    "keep_alive_timeout_s",
+    "body_timeout_s",
+    "body_min_rate_bytes_s",
+    "body_grace_s",
+    "write_timeout_s",
+    "handler_timeout_s",
+    "queue_timeout_s",
+    "retry_after_s",
     "lingering_close_s",
     "lingering_close_bytes",
 )

@@ -31,6 +31,14 @@ class StartupError(FastserveError):
     """The application's own start-up failed; the worker exits with status 3."""
 
 
+class MissingExtraError(FastserveError, ImportError):
+    """Something needs a library of an extra that is not installed; the message names the extra."""
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(f"{what} needs an extra: pip install 'fastserve[{extra}]'")
+        self.extra = extra
+
+
 class ClientDisconnect(Exception):
     """The client went away before its request was complete."""
 

@@ -6,19 +6,27 @@ with the same port is listed beside it: then each family has its own socket.
 
 TCP sockets carry SO_REUSEPORT, so that the successor of this process can share the port.
 That alone would also let two strangers share it unnoticed, so each port is first bound
-without it: what is in use is refused. A unix socket's file is replaced only when nobody
-answers behind it, and removed at the end only when it is still ours.
+without it: what is in use is refused.
+
+A unix socket has its owner and permissions before anybody can connect. A file of its name
+is replaced only when it is a socket of the same user with nobody behind it, and removed at
+the end only when it is still ours. `@NAME` is an abstract socket (Linux): it has no file,
+so every user of this network namespace may connect.
 
 Every failure is a ConfigError of one line.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import grp
 import os
+import pwd
 import re
 import socket
 import stat
+import sys
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -114,7 +122,7 @@ def open_listeners(config: Config) -> list[Listener]:
             if isinstance(address, Tcp):
                 opened += _open_tcp(address, config.backlog, _ipv6_only(address, wanted))
             elif isinstance(address, Unix):
-                opened.append(_open_unix(address.path, config.uds_mode, config.backlog))
+                opened.append(_open_unix(address.path, config))
             else:
                 opened.append(_adopt(address.number))
     except BaseException:
@@ -220,7 +228,7 @@ def url_of(sock: socket.socket) -> str:
         return f"http://[{name[0]}]:{name[1]}"
     if sock.family == socket.AF_INET:
         return f"http://{name[0]}:{name[1]}"
-    return f"unix:{os.fsdecode(name)}"
+    return f"unix:{os.fsdecode(name)}".replace("\0", "@", 1)
 
 
 # --- unix sockets ------------------------------------------------------------------------
@@ -231,21 +239,80 @@ def _identity(path: str) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
-def _open_unix(path: str, mode: int, backlog: int) -> Listener:
-    _remove_stale(path)
+def _open_unix(path: str, config: Config) -> Listener:
+    if path[0] in "@\0":
+        return _open_abstract(path[1:], config.backlog)
+    uid, gid = _owner(config.uds_owner)
+    _remove_stale(path, {os.geteuid()} if uid == -1 else {os.geteuid(), uid})
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    identity = None
     try:
         sock.setblocking(False)
         sock.bind(path)
-        os.chmod(path, mode)
-        sock.listen(backlog)
-        return Listener(sock, f"unix:{path}", path, _identity(path))
+        identity = _identity(path)
+        if (uid, gid) != (-1, -1):
+            os.chown(path, uid, gid, follow_symlinks=False)
+        os.chmod(path, config.uds_mode)     # after chown(), which takes bits away
+        sock.listen(config.backlog)         # until here, connecting is refused
+        return Listener(sock, f"unix:{path}", path, identity)
     except OSError as error:
-        sock.close()
+        if identity is None:
+            sock.close()
+        else:
+            Listener(sock, "", path, identity).close()
+        if error.errno == errno.EPERM:
+            raise ConfigError(
+                f"uds_owner={config.uds_owner!r}: this user may not give unix:{path} away: "
+                "name a group it belongs to, or start as root"
+            ) from None
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigError(f"unix:{path} is in use") from None
         raise ConfigError(f"cannot listen on unix:{path}: {error.strerror or error}") from None
 
 
-def _remove_stale(path: str) -> None:
+def _open_abstract(name: str, backlog: int) -> Listener:
+    if not sys.platform.startswith("linux"):
+        raise ConfigError(
+            f"cannot listen on unix:@{name}: abstract sockets are Linux's; "
+            f"for a file of that name give ./@{name}"
+        )
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        sock.bind("\0" + name)
+        sock.listen(backlog)
+    except OSError as error:
+        sock.close()
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigError(f"unix:@{name} is in use") from None
+        raise ConfigError(f"cannot listen on unix:@{name}: {error.strerror or error}") from None
+    return Listener(sock, f"unix:@{name}")
+
+
+def _owner(text: str | None) -> tuple[int, int]:
+    """Numbers of USER, USER:GROUP or :GROUP; -1 for what is not given."""
+    if text is None:
+        return -1, -1
+    user, colon, group = text.partition(":")
+    if (not user and not group) or (colon and not group):
+        raise ConfigError(f"uds_owner={text!r}: must be USER, USER:GROUP or :GROUP")
+    return _number(text, "user", user), _number(text, "group", group)
+
+
+def _number(owner: str, kind: str, name: str) -> int:
+    if not name:
+        return -1
+    if name.isascii() and name.isdigit() and int(name) < 2**32 - 1:
+        return int(name)
+    try:
+        if kind == "user":
+            return pwd.getpwnam(name).pw_uid
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise ConfigError(f"uds_owner={owner!r}: there is no {kind} {name!r}") from None
+
+
+def _remove_stale(path: str, owners: set[int]) -> None:
     """Remove a socket file nobody listens behind; refuse to touch anything else."""
     try:
         found = os.lstat(path)
@@ -255,17 +322,29 @@ def _remove_stale(path: str) -> None:
         raise ConfigError(f"cannot listen on unix:{path}: {error.strerror}") from None
     if not stat.S_ISSOCK(found.st_mode):
         raise ConfigError(f"cannot listen on unix:{path}: there is a file that is no socket")
+    if found.st_uid not in owners:
+        raise ConfigError(
+            f"cannot listen on unix:{path}: there is a socket of user {found.st_uid}, "
+            "not of ours: remove it, or take another path"
+        )
+    if _is_alive(path):
+        raise ConfigError(f"unix:{path} is in use")
+    with contextlib.suppress(FileNotFoundError):
+        if _identity(path) == (found.st_dev, found.st_ino):     # not what another has just made
+            os.unlink(path)
+
+
+def _is_alive(path: str) -> bool:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(1.0)
         try:
             probe.connect(path)
-        except ConnectionRefusedError:
-            os.unlink(path)
-            return
+        except (ConnectionRefusedError, FileNotFoundError):
+            return False
         except OSError as error:    # EAGAIN: alive, its queue is full
             if error.errno not in (errno.EAGAIN, errno.ETIMEDOUT):
                 raise ConfigError(f"cannot listen on unix:{path}: {error.strerror}") from None
-    raise ConfigError(f"unix:{path} is in use")
+        return True
 
 
 # --- inherited sockets -------------------------------------------------------------------

@@ -16,7 +16,7 @@ from typing import Any
 
 from fastserve._speedups.messages import Request, Response, as_response
 from fastserve._speedups.plan import Plan
-from fastserve.binding import FROM_REQUEST, is_async
+from fastserve.binding import is_async
 
 CallNext = Callable[[Request], Awaitable[Response]]
 Middleware = Callable[[Request, CallNext], Awaitable[Any]]
@@ -43,15 +43,7 @@ def surround(plan: Plan, layers: Sequence[Middleware], answer: Answer) -> Plan:
     handler = _innermost(plan, answer)
     for layer in reversed(layers):
         handler = _wrap(layer, handler, answer)
-    return Plan(
-        handler,
-        (FROM_REQUEST,),
-        is_async=True,
-        param_names=plan.param_names,
-        route=plan.route,
-        max_body_bytes=None if plan.max_body_bytes == -1 else plan.max_body_bytes,
-        cancel_on_disconnect=plan.cancel_on_disconnect,
-    )
+    return plan.around(handler)
 
 
 def _innermost(plan: Plan, answer: Answer) -> CallNext:

@@ -47,7 +47,8 @@ CONVERTERS = ("str", "int", "float", "uuid", "path")
 STANDARD_METHODS = frozenset(
     ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT")
 )
-OPTIONS = ("max_body_bytes", "cancel_on_disconnect")
+OPTIONS = (
+    "max_body_bytes", "handler_timeout_s", "cancel_on_disconnect", "decompress_requests")
 MAX_PARAMS = 16     # of the compiled router, like MAX_SEGMENTS and MAX_FLOAT_CHARS
 MAX_SEGMENTS = 64
 MAX_FLOAT_CHARS = 64
@@ -299,7 +300,7 @@ class Route:
     """One handler under one pattern. Made by a Router; two routes are equal when they are one.
 
     methods:  tokens, or ("*",) for every method that no other route of this path has
-    options:  what was given of max_body_bytes and cancel_on_disconnect
+    options:  what was given of OPTIONS
     """
 
     path: str
@@ -315,15 +316,9 @@ class Route:
         return f"{','.join(self.methods)} {self.path}"
 
     @property
-    def max_body_bytes(self) -> int | None:
-        """The limit of the request body; None: the server's."""
-        limit: int | None = self.options.get("max_body_bytes")
-        return limit
-
-    @property
-    def cancel_on_disconnect(self) -> bool:
-        """Whether the handler is cancelled when the client goes away, whatever the method."""
-        return bool(self.options.get("cancel_on_disconnect", False))
+    def decompress_requests(self) -> bool | None:
+        """Whether the Content-Encoding of a request is undone; None: as the server's setting."""
+        return self.options.get("decompress_requests")
 
     def with_converters(self, converters: Mapping[str, str]) -> Route:
         """The route with converters for parameters that name none; itself when there are none."""
@@ -365,7 +360,8 @@ class Router:
         path:     behind the prefix; may be "" when there is one
         methods:  any tokens, or ["*"] for every method that has no route of its own here
         name:     for url_for; the function's name when left out
-        options:  max_body_bytes=, cancel_on_disconnect=
+        options:  max_body_bytes=, handler_timeout_s= (0: none), decompress_requests=,
+                  cancel_on_disconnect= (default: a GET or HEAD is, any other runs to its end)
         """
         if isinstance(path, str) and path and not path.startswith("/"):
             raise _refusal(path, f"does not start with '/': write {'/' + path!r}")
@@ -557,8 +553,15 @@ def _checked_options(path: str, options: Mapping[str, Any]) -> dict[str, Any]:
         if option == "max_body_bytes":
             good = value is None or (type(value) is int and value >= 0)
             wanted = "a number of bytes, or None for the server's limit"
+        elif option == "handler_timeout_s":
+            good = value is None or (
+                isinstance(value, (int, float)) and type(value) is not bool and 0 <= value < 1e9)
+            wanted = "a number of seconds, 0 for no limit, or None for the server's limit"
+        elif option == "decompress_requests":
+            good = value is None or isinstance(value, bool)
+            wanted = "True or False, or None for the server's setting"
         else:
-            good = isinstance(value, bool)
+            good = value is None or isinstance(value, bool)
             wanted = "True or False"
         if not good:
             raise _refusal(path, f"has {option}={value!r}: give {wanted}")

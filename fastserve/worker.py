@@ -23,9 +23,13 @@ from typing import TYPE_CHECKING, Any
 
 from fastserve import log
 from fastserve.config import Config
+from fastserve.descriptors import connections_allowed
+from fastserve.entrance import Entrance
 from fastserve.errors import ConfigError, StartupError
 from fastserve.listeners import Listener, open_listeners
+from fastserve.proxy import ForwardedFields
 from fastserve.target import user_traceback
+from fastserve.tls import Certificates
 
 if TYPE_CHECKING:
     from fastserve._speedups.protocol import Engine
@@ -33,6 +37,7 @@ if TYPE_CHECKING:
 
 OK, FAILED, STARTUP_FAILED = 0, 1, 3
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+TICK_S = 0.25           # how often deadlines are looked at
 DRAIN_POLL_S = 0.01     # how often the end asks whether all have left
 
 logger = logging.getLogger("fastserve")
@@ -41,12 +46,13 @@ logger = logging.getLogger("fastserve")
 def run(app: App, config: Config) -> int:
     """Serve until a signal; the exit status.
 
-    Raises ConfigError when a listener cannot be opened.
+    Raises ConfigError when a certificate cannot be loaded or a listener not be opened.
     """
     log.configure(config.log_level)
+    certificates = Certificates.from_config(config)
     listeners = open_listeners(config)
     try:
-        return Worker(app, config, listeners).run()
+        return Worker(app, config, listeners, certificates).run()
     finally:
         for listener in listeners:
             listener.close()
@@ -77,10 +83,17 @@ def leave_threads_behind(app: App, status: int) -> None:
 class Worker:
     """One run of one application on one loop."""
 
-    def __init__(self, app: App, config: Config, listeners: list[Listener]) -> None:
+    def __init__(
+        self,
+        app: App,
+        config: Config,
+        listeners: list[Listener],
+        certificates: Certificates | None = None,
+    ) -> None:
         self.app = app
         self.config = config
         self.listeners = listeners
+        self.certificates = certificates
         self.signals = 0
         self.started = False
         self.stopping = asyncio.Event()     # the first signal
@@ -104,15 +117,21 @@ class Worker:
         finally:
             close_loop(loop)
 
+    def reload_certificates(self) -> None:
+        """Use what the certificate files hold now for new connections, if it loads."""
+        if self.certificates is not None:
+            self.certificates.reload()
+
     async def _serve(self, loop: asyncio.AbstractEventLoop) -> int:
         engine = self._engine(loop)
+        entrance = Entrance(loop, engine, self.config, self.certificates)
         try:
             stack = contextlib.AsyncExitStack()
             await self._start_up(stack)
             try:
-                await outside_of_tasks(loop, self._listen, loop, engine)
+                await outside_of_tasks(loop, self._listen, loop, engine, entrance)
                 await self.stopping.wait()
-                await self._drain(loop, engine)
+                await self._drain(loop, engine, entrance)
             finally:
                 status = await self._shut_down(stack)
         finally:
@@ -123,7 +142,13 @@ class Worker:
 
     def _engine(self, loop: asyncio.AbstractEventLoop) -> Engine:
         self.app.blocking_pool.threads = self.config.blocking_threads
-        return self.app.build_engine(loop, **self.config.engine_limits())
+        return self.app.build_engine(
+            loop,
+            health_paths=self.config.health_paths,
+            forwarded=ForwardedFields.from_config(self.config),
+            max_connections=connections_allowed(self.config.max_connections),
+            **self.config.engine_limits(),
+        )
 
     async def _start_up(self, stack: contextlib.AsyncExitStack) -> None:
         try:
@@ -140,27 +165,35 @@ class Worker:
             return FAILED
         return OK
 
-    def _listen(self, loop: asyncio.AbstractEventLoop, engine: Engine) -> None:
+    def _listen(
+        self, loop: asyncio.AbstractEventLoop, engine: Engine, entrance: Entrance
+    ) -> None:
         gc.collect()
         gc.freeze()     # what start-up made stays: no collection need look at it again
         self._tick(loop, engine)
         for listener in self.listeners:
-            if listener.is_tcp:
-                engine.listen(listener.socket)
+            if entrance.has_work:
+                engine.listen_for(listener.socket, entrance.accept)
             else:
-                engine.listen_on_loop(listener.socket)
+                engine.listen(listener.socket)
         self.started = True
         where = ", ".join(listener.label for listener in self.listeners)
+        if self.certificates is not None:
+            where = where.replace("http://", "https://")
         logger.info("listening on %s (pid %d)", where, os.getpid())
 
     def _tick(self, loop: asyncio.AbstractEventLoop, engine: Engine) -> None:
-        # on the second, so that the Date header is never a second late
-        self.next_tick = loop.call_later(1.0 - time.time() % 1.0, self._tick, loop, engine)
+        # on the second too, so that the Date header is never a second late
+        self.next_tick = loop.call_later(TICK_S - time.time() % TICK_S, self._tick, loop, engine)
         engine.tick()
+        if self.certificates is not None:
+            self.certificates.check()
 
-    async def _drain(self, loop: asyncio.AbstractEventLoop, engine: Engine) -> None:
+    async def _drain(
+        self, loop: asyncio.AbstractEventLoop, engine: Engine, entrance: Entrance
+    ) -> None:
         deadline = loop.time() + self.config.graceful_timeout_s
-        await outside_of_tasks(loop, _stop_accepting, engine)
+        await outside_of_tasks(loop, _stop_accepting, engine, entrance)
         while engine.connections or engine.requests_in_flight:
             if loop.time() >= deadline or self.hurry.is_set():
                 logger.warning(
@@ -203,8 +236,9 @@ class Worker:
                 signal.signal(again, signal.SIG_DFL)
 
 
-def _stop_accepting(engine: Engine) -> None:
+def _stop_accepting(engine: Engine, entrance: Entrance) -> None:
     engine.stop_listening()
+    entrance.close()
     engine.draining = True
     engine.drain()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 from collections.abc import Callable
 
@@ -17,7 +18,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="module", autouse=True)
+def _little_to_collect() -> None:
+    """Keep what pytest has piled up, a million objects, out of the gc.collect() of tests."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session")
 def needs(request: pytest.FixtureRequest) -> Callable[[str], str]:
     """needs("wrk"): the path of a program; the test is skipped where it is missing."""
 

@@ -237,18 +237,18 @@ def test_classes_and_things_that_cannot_be_called_are_refused():
         plan_of(42)
 
 
-def test_generators_are_refused_with_what_to_return_instead():
-    """Streaming is not built: better said at registration than at the first request."""
+def test_a_generator_marked_blocking_is_iterated_on_threads():
+    """It stays a plain call: what it returns is an asynchronous generator."""
 
+    @blocking
     def parts():
-        yield b""
+        yield "a"
 
-    async def async_parts():
-        yield b""
+    plan = plan_of(parts)
+    made = plan.invoke(None, ())
 
-    for handler in (parts, async_parts, functools.partial(parts)):
-        with pytest.raises(RouteError, match="return them as one str, bytes or list"):
-            plan_of(handler)
+    assert not plan.is_async
+    assert hasattr(made, "__anext__")
 
 
 def test_more_arguments_than_a_plan_holds_are_refused():

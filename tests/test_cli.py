@@ -322,19 +322,57 @@ def test_a_server_answers_and_stops_with_status_0(write, start, loop):
     assert "Traceback" not in server.log
 
 
-def test_a_unix_socket_is_served_and_removed(write, start, tmp_path):
-    """--uds, over the transport of the loop."""
-    write("main.py")
-    server = start("run", "main:app", "--uds", "s.sock")
+def test_a_unix_socket_is_served_and_removed(write, start, tmp_path, needs):
+    """--uds to curl and to plain sockets, over our own transport; nobody has an address."""
+    write("main.py", APP + """
+    @app.get("/client")
+    def client(request: Request):
+        return f"{request.client!r} {request.scheme}"
+    """)
+    server = start("run", "main:app", "--uds", "s.sock", "--uds-mode", "600")
     server.until("listening on unix:s.sock")
 
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(str(tmp_path / "s.sock"))
-        assert exchange(client).endswith("home")
+        assert exchange(client, "/client").endswith("Address(host='', port=0) http")
+    done = subprocess.run(
+        [needs("curl"), "-sS", "--unix-socket", "s.sock", "http://any/", "http://any/pid"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=DEADLINE_S)
+    assert done.stdout == f"home{server.process.pid}"
+    assert (tmp_path / "s.sock").stat().st_mode & 0o777 == 0o600
     server.signal(signal.SIGINT)
 
     assert server.wait() == 0
     assert not (tmp_path / "s.sock").exists()
+
+
+def test_a_killed_server_leaves_a_socket_that_its_successor_replaces(write, start, tmp_path):
+    """kill -9: the file stays, and is nobody's."""
+    write("main.py")
+    server = start("run", "main:app", "--uds", "s.sock")
+    server.until("listening on")
+    server.signal(signal.SIGKILL)
+    server.wait()
+    assert (tmp_path / "s.sock").exists()
+
+    start("run", "main:app", "--uds", "s.sock").until("listening on")
+
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(tmp_path / "s.sock"))
+        assert exchange(client).endswith("home")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="abstract sockets are Linux's")
+def test_an_abstract_socket_is_served(write, start, needs):
+    """--uds @NAME, and curl's --abstract-unix-socket."""
+    write("main.py")
+    name = f"fastserve-cli-{os.getpid()}"
+    start("run", "main:app", "--uds", f"@{name}").until(f"listening on unix:@{name}")
+    done = subprocess.run(
+        [needs("curl"), "-sS", "--abstract-unix-socket", name, "http://any/"],
+        capture_output=True, text=True, timeout=DEADLINE_S)
+
+    assert done.stdout == "home"
 
 
 def test_several_binds_and_an_inherited_socket_are_served(write, start):

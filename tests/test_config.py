@@ -1,11 +1,15 @@
 """config.py: one table of settings; a mistake names the setting, the value and the way out."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
 from fastserve.config import Config
 from fastserve.errors import ConfigError
+from fastserve.presets import PRESETS
+
+LIMITS = Path(__file__).parent.parent / "docs" / "limits.md"
 
 
 def test_the_defaults_are_a_server_on_localhost():
@@ -32,8 +36,15 @@ def test_a_config_cannot_be_changed():
         ("graceful_timeout_s", -1), ("graceful_timeout_s", "30"),
         ("lingering_close_s", float("nan")),
         ("blocking_threads", 0), ("fd", -1), ("uds", ""), ("uds_mode", 0o1000),
+        ("max_form_fields", -1), ("max_decompression_ratio", 0), ("decompress_requests", 1),
+        ("uds", "\0"), ("uds", "a\0b"), ("uds", "\0a\n"), ("uds_owner", ""), ("uds_owner", 1000),
+        ("max_connections", 0), ("when_full", "explode"),
         ("max_pipelined", 0),
-        ("bind", (1,)),
+        ("bind", (1,)), ("health_paths", "yes"), ("behind", "apache"), ("ssl_sni", ("",)),
+        ("forwarded_allow_ips", "localhost"), ("forwarded_allow_ips", "10.0.0.1/8"),
+        ("forwarded_allow_ips", None), ("forwarded_headers", ""), ("forwarded_headers", "via"),
+        ("forwarded_headers", "x_forwarded_for"), ("proxy_protocol", "v2"),
+        ("proxy_allow_ips", "a"), ("handshake_timeout_s", 0), ("max_handshakes", 0),
     ],
 )
 def test_a_value_that_cannot_be_is_refused_by_name(name, value):
@@ -51,12 +62,60 @@ def test_a_value_that_cannot_be_is_refused_by_name(name, value):
         {"bind": ("a:1",), "host": "::"},
         {"max_target_bytes": 8192, "max_head_bytes": 4096, "max_field_bytes": 1024},
         {"max_field_bytes": 40000},
+        {"uds": "@name", "uds_owner": "root"}, {"uds": "\0name", "uds_mode": 0o600},
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(given):
     """Nothing is ever silently ignored."""
-    with pytest.raises(ConfigError, match=r"give one of them|raise max_head_bytes too"):
+    with pytest.raises(ConfigError, match=r"give one of them|raise max_head_bytes too|leave them"):
         Config(**given)
+
+
+BELIEVED = {"forwarded_allow_ips": "10.0.0.0/8"}
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"proxy_protocol": "required"}, "give both, or neither"),
+        ({"proxy_allow_ips": "10.0.0.0/8"}, "give both, or neither"),
+        ({"behind": "aws-nlb", "proxy_protocol": "off"}, "give both, or neither"),
+        ({"forwarded_headers": "forwarded"}, "nobody is believed: name your proxies"),
+        ({"forwarded_headers": "forwarded,x-forwarded-for", **BELIEVED}, "both say who the client"),
+        ({"forwarded_headers": "cf-connecting-ip,x-forwarded-for", **BELIEVED}, "both say who"),
+        ({"forwarded_headers": "forwarded,cf-connecting-ip", **BELIEVED}, "both say who"),
+        ({"forwarded_headers": "forwarded,x-forwarded-proto", **BELIEVED}, "name it alone"),
+    ],
+)
+def test_proxies_that_make_no_sense_are_refused(given, expected):
+    """A header from nobody, a field that two write, a preset that is half taken back."""
+    with pytest.raises(ConfigError, match=expected):
+        Config.load(given)
+
+
+def test_a_preset_is_defaults():
+    """--behind sets what is not given, and only settings that there are."""
+    config = Config.load({"behind": "cloudflare"})
+    assert "173.245.48.0/20" in config.forwarded_allow_ips
+    assert config.forwarded_headers == "cf-connecting-ip,x-forwarded-proto"
+    config = Config.load({"behind": "nginx", "forwarded_allow_ips": "192.0.2.1"})
+    assert config.forwarded_allow_ips == "192.0.2.1"
+    assert Config.load({"behind": "aws-nlb"}).proxy_protocol == "required"
+    names = {setting.name for setting in dataclasses.fields(Config)}
+    for preset in PRESETS.values():
+        assert set(preset) <= names | {"keep_alive_timeout_s"}
+        assert preset["keep_alive_timeout_s"] >= 75
+
+
+def test_a_password_is_not_shown():
+    """Neither by the Config nor by a complaint about it."""
+    assert "hunter2" not in repr(Config(ssl_certfile="c", ssl_keyfile_password="hunter2"))
+    with pytest.raises(ConfigError) as caught:
+        Config(ssl_keyfile_password="hunter2")
+    assert "hunter2" not in str(caught.value)
+    with pytest.raises(ConfigError) as caught:
+        Config(ssl_certfile="c", ssl_keyfile_password="hunter2\n")
+    assert "hunter2" not in str(caught.value)
 
 
 def test_an_unknown_setting_is_refused_with_the_nearest_known_one():
@@ -86,7 +145,31 @@ def test_every_setting_has_a_group_a_check_and_a_help_text():
 
 def test_limits_and_times_carry_their_unit_in_the_name():
     """bytes, seconds, or a plain count."""
-    counts = {"max_headers", "max_trailers", "max_pipelined", "blocking_threads", "backlog", "port"}
+    counts = {
+        "max_connections", "when_full", "max_headers", "max_trailers", "max_pipelined",
+        "max_in_flight", "max_queued", "body_min_rate_bytes_s", "max_form_fields", "max_form_files",
+        "max_decompression_ratio",
+    }
     for setting in dataclasses.fields(Config):
         if setting.metadata["group"] in ("Limits", "Time") and setting.name not in counts:
             assert setting.name.endswith(("_bytes", "_s")), setting.name
+
+
+@pytest.mark.skipif(not LIMITS.exists(), reason="the documentation is in the checkout only")
+@pytest.mark.parametrize(
+    "setting",
+    [s for s in dataclasses.fields(Config) if s.metadata["group"] in ("Limits", "Time")],
+    ids=lambda setting: setting.name)
+def test_every_limit_and_deadline_is_documented(setting):
+    """docs/limits.md has a row for each, with its default."""
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in LIMITS.read_text().splitlines() if line.startswith("| ")]
+    found = [row for row in rows if f"`{setting.name}`" in row[-1]]
+
+    assert len(found) == 1
+    if isinstance(setting.default, (int, float)):
+        shown = setting.default
+        if setting.name.endswith("_bytes") and shown % 1024 == 0:
+            shown = f"{shown // 1024} KiB" if shown % 1024**2 else f"{shown // 1024**2} MiB"
+        assert str(shown).removesuffix(".0") in found[0][1]

@@ -9,6 +9,12 @@ from fastserve.testing import TestClient
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
+FORM = {"headers": {"content-type": "multipart/form-data; boundary=b"}}
+PHOTO = (
+    b'--b\r\nContent-Disposition: form-data; name="title"\r\n\r\nHoliday\r\n'
+    b'--b\r\nContent-Disposition: form-data; name="photo"; filename="a.png"\r\n'
+    b"Content-Type: image/png\r\n\r\n\x89PNG\r\n\x1a\n\r\n--b--\r\n")
+
 # file -> (method, url, keywords, status, what the body begins with)
 ASKED = {
     "hello": [
@@ -34,6 +40,13 @@ ASKED = {
         ("GET", "/take/nails/500", {}, 409, b'{"error":'),
         ("GET", "/bug", {}, 500, b"Internal Server Error"),
     ],
+    "files": [
+        ("GET", "/assets/style.css", {}, 200, b"h1 {"),
+        ("GET", "/assets/", {}, 200, b"<!doctype html>"),
+        ("GET", "/assets/users/7", {"headers": {"accept": "text/html"}}, 200, b"<!doctype html>"),
+        ("GET", "/assets/users/7", {}, 404, b""),
+        ("GET", "/report", {}, 200, b"h1 {"),
+    ],
     "lifespan": [
         ("GET", "/visits", {}, 200, b'{"visits":1}'),
         ("GET", "/visits", {}, 200, b'{"visits":2}'),
@@ -49,6 +62,14 @@ ASKED = {
         ("PUT", "/api/books/7", {}, 200, b'{"id":7,"changed_by":"PUT"}'),
         ("GET", "/api/books/seven", {}, 404, b""),
         ("GET", "/first", {}, 200, b'{"the first book is at":"/api/books/1"}'),
+    ],
+    "upload": [
+        ("POST", "/form", {**FORM, "content": PHOTO}, 200,
+         b'{"title":"Holiday","name":"a.png","bytes":8,"type":"image/png","is_png":true}'),
+        ("POST", "/form", {**FORM, "content": PHOTO.replace(b"; filename", b"; x")}, 400, b"photo"),
+        ("POST", "/parts", {**FORM, "content": PHOTO}, 200, b'{"title":"'),
+        ("POST", "/parts", {"content": b"a=1"}, 415, b""),
+        ("POST", "/count", {"content": b"x" * 1000}, 200, b'{"bytes":1000}'),
     ],
 }
 

@@ -4,6 +4,7 @@ import contextlib
 import os
 import socket
 import stat
+import sys
 
 import pytest
 
@@ -248,6 +249,128 @@ def test_a_path_that_cannot_be_is_refused(listen, tmp_path):
         listen(uds=str(tmp_path / ("x" * 120)))
     with pytest.raises(ConfigError, match="No such file or directory"):
         listen(uds=str(tmp_path / "no" / "s"))
+
+
+def test_a_unix_socket_is_given_to_the_owner_asked_for(listen, tmp_path):
+    """By name or number, user and group; before anybody can connect."""
+    path = tmp_path / "s"
+    if os.geteuid() == 0:
+        cases = [("nobody", 65534, 0), ("12:34", 12, 34), (":34", 0, 34)]
+    else:
+        cases = [(f":{os.getegid()}", os.geteuid(), os.getegid())]
+    for owner, uid, gid in cases:
+        (listener,) = listen(uds=str(path), uds_owner=owner, uds_mode=0o660)
+        found = path.stat()
+        assert (found.st_uid, found.st_gid) == (uid, gid)
+        assert stat.S_IMODE(found.st_mode) == 0o660
+        listener.close()
+
+
+@pytest.mark.parametrize(
+    ("owner", "says"),
+    [("no-such-user", "there is no user 'no-such-user'"),
+     (":no-such", "there is no group 'no-such'"),
+     ("root:", "must be USER, USER:GROUP or :GROUP"), (":", "must be USER"),
+     ("4294967295", "there is no user '4294967295'")])
+def test_an_owner_that_cannot_be_is_refused_and_leaves_no_file(listen, tmp_path, owner, says):
+    """Named as it was given."""
+    path = tmp_path / "s"
+    with pytest.raises(ConfigError, match=says) as caught:
+        listen(uds=str(path), uds_owner=owner)
+
+    assert str(caught.value).startswith(f"uds_owner={owner!r}: ")
+    assert not path.exists()
+
+
+@contextlib.contextmanager
+def another_user():
+    """Be somebody without privileges for a while."""
+    os.setegid(65534)
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+
+
+@needs_root
+def test_who_may_not_give_a_socket_away_is_told_so(listen, tmp_path):
+    """An ordinary user cannot make it another's; no file is left."""
+    path = tmp_path / "s"
+    for directory in (tmp_path, *tmp_path.parents[:2]):
+        directory.chmod(0o777)
+    with another_user(), pytest.raises(ConfigError, match="may not give .* away"):
+        listen(uds=str(path), uds_owner="root")
+
+    assert not path.exists()
+
+
+@needs_root
+def test_a_stale_socket_of_another_user_is_left_alone(listen, tmp_path):
+    """It may be somebody's who starts again in a moment; unless it is the owner asked for."""
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    os.chown(path, 65534, 65534)
+
+    with pytest.raises(ConfigError, match="there is a socket of user 65534, not of ours"):
+        listen(uds=str(path))
+    assert path.exists()
+    listen(uds=str(path), uds_owner="65534")
+
+
+def test_a_socket_of_another_kind_is_left_alone(listen, tmp_path):
+    """A datagram socket, e.g. /dev/log."""
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as log:
+        log.bind(str(path))
+        with pytest.raises(ConfigError, match="Protocol wrong type for socket"):
+            listen(uds=str(path))
+
+    assert path.exists()
+
+
+def test_a_symlink_is_left_alone(listen, tmp_path):
+    """Even one that leads to a stale socket."""
+    path, link = tmp_path / "s", tmp_path / "link"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    link.symlink_to(path)
+
+    with pytest.raises(ConfigError, match="a file that is no socket"):
+        listen(uds=str(link))
+    assert link.is_symlink()
+
+
+only_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="abstract sockets")
+
+
+@only_linux
+@pytest.mark.parametrize("first", ["@", "\0"])
+def test_an_abstract_socket_has_no_file(listen, tmp_path, monkeypatch, first):
+    """`@NAME`, or NUL and the name from Python; used once at a time."""
+    monkeypatch.chdir(tmp_path)
+    name = f"fastserve-test-{os.getpid()}"
+    (listener,) = listen(uds=first + name)
+
+    assert listener.label == f"unix:@{name}"
+    assert os.listdir(tmp_path) == []
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect("\0" + name)
+    with pytest.raises(ConfigError, match=f"unix:@{name} is in use"):
+        listen(bind=(f"unix:@{name}",))
+
+
+def test_a_file_may_begin_with_an_at_sign(listen, tmp_path, monkeypatch):
+    """Behind its directory."""
+    monkeypatch.chdir(tmp_path)
+    listen(uds="./@s")
+
+    assert (tmp_path / "@s").exists()
 
 
 # --- inherited sockets -------------------------------------------------------------------

@@ -134,7 +134,7 @@ def test_each_method_has_its_decorator(method):
     (route,) = router.routes
     assert (route.path, route.methods, route.name) == ("/a", (method.upper(),), "n")
     assert route.endpoint is handler
-    assert route.max_body_bytes == 5
+    assert route.options == {"max_body_bytes": 5}
     assert answers(router, method.upper(), b"/a") is handler
 
 
@@ -146,8 +146,7 @@ def test_a_route_says_what_it_is():
 
     assert route.label == "GET,PURGE /a/{x}"
     assert route.name == "handler"
-    assert route.max_body_bytes is None
-    assert route.cancel_on_disconnect is False
+    assert route.options == {}
     with pytest.raises(AttributeError):
         route.path = "/b"
     with pytest.raises(TypeError):
@@ -180,7 +179,7 @@ def test_methods_are_tokens(methods, problem):
 @pytest.mark.parametrize("options", [
     {"max_body_byte": 1}, {"max_body_bytes": -1}, {"max_body_bytes": 1.5},
     {"max_body_bytes": True}, {"max_body_bytes": "1 MiB"}, {"cancel_on_disconnect": 1},
-    {"cancel_on_disconnect": None},
+    {"handler_timeout_s": -1}, {"handler_timeout_s": "1s"}, {"handler_timeout_s": True},
 ])
 def test_options_are_checked(options):
     """A misspelt option or an impossible value is refused by name."""

@@ -11,11 +11,16 @@ cdef class Connection(Protocol):
     cdef Channel channel
     cdef object app
     cdef object loop
+    cdef object forwarded       # reads what trusted proxies say; None: nobody here is one
+    cdef object told_peer       # the Address that a PROXY header told, or None
+    cdef bint told_encrypted    # and whether it was TLS that the client spoke
     cdef int want_body(self, Request request) except -1     # 100-continue, and reading goes on
     cdef int body_taken(self, Request request) except -1    # there is room for more
+    cdef int send_interim(self, Request request, bytes message) except -1   # a 1xx, in its turn
 
 cdef enum:
-    BODY_HIGH = 64 * 1024       # of a body nobody takes: reading pauses from here on
+    BODY_HIGH = 160 * 1024      # of a body nobody takes: reading pauses from here on; more than one
+                                # read, so that it does not pause for a handler that keeps up
 
 cdef class Body:
     # A body that is still arriving: filled by the connection, emptied by the handler.
@@ -37,6 +42,13 @@ cdef class Body:
     cdef inline bint full(self):
         return not self.collecting and self.size >= BODY_HIGH
 
+cdef class Origin:
+    # What a trusted proxy said of a request; each None where it is silent.
+    cdef object client          # an Address
+    cdef object scheme          # "http" or "https"
+    cdef object authority       # host or host:port
+    cdef object port            # of the authority, where that names none
+
 cdef class Request:
     cdef Connection connection
     cdef Plan plan
@@ -50,13 +62,36 @@ cdef class Request:
     cdef uint8_t method_id
     cdef uint8_t minor_version
     cdef int64_t content_length # -1: not known
-    cdef Py_ssize_t max_body_bytes, max_stream_bytes
+    cdef readonly Py_ssize_t max_body_bytes     # of body(), json() and form()
+    cdef Py_ssize_t max_stream_bytes            # of stream() and parts(); -1: none
     cdef Body arriving          # None: no body, or all of it is in `content`
     cdef bytes content          # the whole body; None until known
-    cdef bint streamed
+    cdef bint streamed          # somebody takes, or took, the pieces
+    cdef bint decoded           # the Content-Encoding was seen to
+    cdef object parsed_form
     cdef object decoded_path, decoded_query, parsed_headers, parsed_cookies, own_state, peer
+    cdef Origin told            # by a trusted proxy; None until asked for
 
     cdef int check_length(self, Py_ssize_t limit, Py_ssize_t size) except -1    # 413
+    cdef bint encoded(self)
+    cdef object neighbour(self)     # the Address of whoever connected, or None once it is gone
+    cdef Origin origin(self)
+
+cdef enum:
+    DECODED_PER_TURN = 1024 * 1024      # of one body, before others get the loop
+
+cdef class BodyStream:
+    # What Request.stream() gives: the pieces as they come, decoded where the route wants it.
+    cdef Request request
+    cdef Py_ssize_t limit, given, held
+    cdef object decoder         # of fastserve.decompress; None: as it was sent
+    cdef bytes whole            # of a body that was there already; b"" when it was given
+    cdef bint begun
+
+    cdef int begin(self) except -1
+    cdef bytes pull(self)
+
+cdef BodyStream body_stream(Request request, Py_ssize_t limit)
 
 cdef class Response:
     cdef public int status
@@ -69,6 +104,7 @@ cdef class StreamingResponse(Response):
     cdef readonly object source     # an iterable or async iterable of bytes or str
     cdef readonly int64_t length    # of the body in bytes; -1: not known
     cdef readonly object trailers   # None, or what makes the trailer fields when the body ended
+    cdef bint waits_for_first       # the first piece tells the media type; until then no head
 
 cdef class ConditionalResponse(Response):
     # Decided by the request that it answers: preconditions, ranges, codings.

@@ -4,6 +4,7 @@
 # else is made when it is asked for. A response is a status, a body and checked headers.
 
 import types
+from io import BytesIO
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -34,6 +35,9 @@ cdef class Connection(Protocol):
     cdef int body_taken(self, Request request) except -1:
         return 0
 
+    cdef int send_interim(self, Request request, bytes message) except -1:
+        return 0
+
 
 class Address(tuple):
     """Where a client is: (host, port); host is "" and port 0 for a unix socket."""
@@ -55,6 +59,18 @@ class Address(tuple):
 
     def __repr__(self):
         return f"Address(host={self[0]!r}, port={self[1]!r})"
+
+
+cdef class Origin:
+    pass
+
+
+cdef Origin SILENCE = Origin.__new__(Origin)
+cdef dict DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+cdef bint has_port(str authority):
+    return authority.rpartition("]")[2].find(":") >= 0
 
 
 class State(types.SimpleNamespace):
@@ -144,12 +160,15 @@ cdef class Request:
     @property
     def url(self):
         """The whole URL as text, from the scheme, Host and target."""
-        host = self.headers.get("host")
+        cdef Origin told
         if self.target[:1] not in (b"/", b"*"):
             return self.target.decode("latin-1")
-        if not host:
-            host = "localhost"
-        return f"{self.scheme}://{host}{self.target.decode('latin-1')}"
+        told = self.origin()
+        host = told.authority or self.headers.get("host") or "localhost"
+        scheme = self.scheme
+        if told.port is not None and told.port != DEFAULT_PORTS[scheme] and not has_port(host):
+            host = f"{host}:{told.port}"
+        return f"{scheme}://{host}{self.target.decode('latin-1')}"
 
     @property
     def headers(self):
@@ -174,7 +193,40 @@ cdef class Request:
 
     @property
     def client(self):
-        """The peer's address, with .host and .port; None once it is gone."""
+        """The client's address, with .host and .port; None once it is gone.
+
+        Behind a trusted proxy, who the proxy says it is; the port is 0 where it does not say.
+        """
+        cdef Origin told = self.origin()
+        return self.neighbour() if told.client is None else told.client
+
+    @property
+    def scheme(self):
+        """"http" or "https"; behind a trusted proxy, what the client spoke to that."""
+        cdef Origin told = self.origin()
+        if told.scheme is not None:
+            return told.scheme
+        if self.connection.told_encrypted or (
+                self.connection.channel is not None and self.connection.channel.encrypted()):
+            return "https"
+        return "http"
+
+    @property
+    def ssl_object(self):
+        """The ssl.SSLObject of a TLS connection: cipher(), version(), getpeercert(True); or None."""
+        if self.connection.channel is None:
+            return None
+        return self.connection.channel.tls()
+
+    @property
+    def client_cert(self):
+        """The client's certificate as ssl.SSLSocket.getpeercert() gives it; None without one."""
+        found = self.ssl_object
+        return None if found is None else found.getpeercert() or None
+
+    cdef object neighbour(self):
+        if self.peer is None:
+            self.peer = self.connection.told_peer
         if self.peer is None and self.connection.channel is not None:
             found = self.connection.channel.peer()
             if isinstance(found, tuple) and len(found) >= 2:
@@ -183,12 +235,25 @@ cdef class Request:
                 self.peer = Address("", 0)
         return self.peer
 
-    @property
-    def scheme(self):
-        """"http" or "https"."""
-        if self.connection.channel is not None and self.connection.channel.encrypted():
-            return "https"
-        return "http"
+    cdef Origin origin(self):
+        cdef Origin told
+        cdef object reader = self.connection.forwarded
+        if self.told is not None:
+            return self.told
+        if reader is None:
+            return SILENCE
+        peer = self.neighbour()
+        if peer is None:
+            return SILENCE      # gone, and nobody to trust any more
+        if not reader.trusts(peer[0]):
+            self.connection.forwarded = None    # nor is any other request of this connection
+            return SILENCE
+        told = Origin.__new__(Origin)
+        client, told.scheme, told.authority, told.port = reader.read(self.headers)
+        if client is not None:
+            told.client = Address(client[0], client[1])
+        self.told = told
+        return told
 
     @property
     def path_params(self):
@@ -224,23 +289,27 @@ cdef class Request:
             raise HTTPError(413, f"the body is larger than {limit} bytes")
         return 0
 
-    async def body(self):
+    async def body(self, *, max_bytes=None):
         """The whole body as bytes.
 
-        Raises HTTPError(413) above the route's max_body_bytes, ClientDisconnect when the
-        client left before the end.
+        max_bytes:  the limit of this call, instead of the route's max_body_bytes
+        Raises HTTPError(413) above the limit, ClientDisconnect when the client left before
+        the end.
         """
         cdef Body arriving = self.arriving
+        cdef Py_ssize_t limit = self.max_body_bytes if max_bytes is None else max_bytes
+        if self.encoded():
+            await self.decode(limit)
         if self.content is not None:
-            self.check_length(self.max_body_bytes, PyBytes_GET_SIZE(self.content))
+            self.check_length(limit, PyBytes_GET_SIZE(self.content))
             return self.content
         if self.streamed:
             raise RuntimeError("the body was taken by stream()")
-        self.check_length(self.max_body_bytes, self.content_length)
+        self.check_length(limit, self.content_length)
         arriving.collecting = True
         self.connection.want_body(self)
         while True:
-            self.check_length(self.max_body_bytes, arriving.received)
+            self.check_length(limit, arriving.received)
             if arriving.complete:
                 break
             if arriving.error is not None:
@@ -254,7 +323,7 @@ cdef class Request:
     async def json(self):
         """The body as JSON. Raises HTTPError(400) when it is none."""
         cdef bytes content = self.content
-        if content is None:
+        if content is None or self.encoded():
             content = await self.body()
         else:
             self.check_length(self.max_body_bytes, PyBytes_GET_SIZE(content))
@@ -263,40 +332,164 @@ cdef class Request:
         except ValueError as error:
             raise HTTPError(400, f"the body is not JSON: {error}") from None
 
-    async def stream(self):
-        """The body in pieces, as they arrive; reading waits for the handler.
+    def stream(self, *, max_bytes=None):
+        """The body in pieces, as they arrive: `async for piece in request.stream()`.
 
-        Raises HTTPError(413) above the route's max_body_bytes, when it has one.
+        max_bytes:  the limit of this call, instead of the route's max_body_bytes, when it
+                    has one
+        The client is read from no faster than the pieces are taken. Raises HTTPError(413)
+        above the limit, ClientDisconnect when the client left before the end.
         """
-        cdef Body arriving = self.arriving
-        cdef bytes chunk
-        if self.content is not None:
-            self.check_length(self.max_stream_bytes, PyBytes_GET_SIZE(self.content))
-            if self.content:
-                yield self.content
+        return body_stream(self, self.max_stream_bytes if max_bytes is None else max_bytes)
+
+    async def form(self):
+        """The form in the body: names with values, each a str or an UploadFile.
+
+        The same form again when asked again. Raises HTTPError: 415 for what is no form, 413
+        above the limits, 400 for what is malformed.
+        """
+        if self.parsed_form is None:
+            self.parsed_form = await self.connection.app.forms.read(self)
+        return self.parsed_form
+
+    def parts(self):
+        """The parts of a multipart form as they arrive: `async for part in request.parts()`.
+
+        Nothing is kept: read a part before asking for the next one. Raises as form() does,
+        within the limit of stream().
+        """
+        return self.connection.app.forms.parts(self)
+
+    cdef bint encoded(self):
+        # Whether there may be a Content-Encoding that is ours to undo.
+        return self.plan is not None and self.plan.decompress_requests and not self.decoded
+
+    async def decode(self, Py_ssize_t limit):
+        cdef BodyStream stream = body_stream(self, limit)
+        stream.begin()
+        if stream.decoder is None:
+            self.streamed = False
             return
-        if self.streamed:
-            raise RuntimeError("the body was taken by stream() already")
-        self.streamed = True
-        self.check_length(self.max_stream_bytes, self.content_length)
-        self.connection.want_body(self)
-        while True:
-            self.check_length(self.max_stream_bytes, arriving.received)
-            if arriving.chunks:
-                chunk = arriving.chunks.pop(0) if len(arriving.chunks) == 1 else b"".join(arriving.chunks)
-                arriving.chunks.clear()
-                arriving.size = 0
-                self.connection.body_taken(self)
-                yield chunk
-            elif arriving.complete:
-                return
-            elif arriving.error is not None:
-                raise arriving.error
-            else:
-                await arriving.wait()
+        gathered = BytesIO()
+        async for piece in stream:
+            gathered.write(piece)
+        self.content = gathered.getvalue()
+
+    def send_early_hints(self, links):
+        """Tell the client what to fetch while the answer is in the making: a 103 (RFC 8297).
+
+        links:  the values of Link fields, e.g. ["</app.css>; rel=preload; as=style"], or one str
+        Nothing is sent to HTTP/1.0, or while an earlier request is still being answered.
+        Raises ValueError for what cannot be in a header.
+        """
+        cdef MutableHeaders fields = mutable_headers(
+            [("link", link) for link in ((links,) if isinstance(links, str) else links)])
+        cdef bytes message = b"HTTP/1.1 103 Early Hints\r\n"
+        if self.minor_version and fields.pairs:
+            for name, value in fields.pairs:
+                message += b"Link: " + value + b"\r\n"
+            self.connection.send_interim(self, message + b"\r\n")
 
     def __repr__(self):
         return f"<Request {self.method} {self.target.decode('latin-1')!r}>"
+
+
+cdef class BodyStream:
+    """The pieces of a body in order; each is given once."""
+
+    cdef int begin(self) except -1:
+        cdef Request request = self.request
+        self.begun = True
+        if request.encoded():
+            self.decoder = request.connection.app.decoder(request)
+            request.decoded = True
+        self.whole = request.content
+        if self.whole is None or self.decoder is not None:
+            if request.streamed:
+                raise RuntimeError("the body was taken by stream() already")
+            request.streamed = True
+            request.content = None      # what is still encoded is nobody else's
+        if self.whole is None:
+            request.check_length(self.limit, request.content_length)
+            request.connection.want_body(request)
+        return 0
+
+    cdef bytes pull(self):
+        # The next piece as it was sent; b"" is the end, None: wait for it.
+        cdef Body arriving = self.request.arriving
+        cdef bytes piece = self.whole
+        if piece is not None:
+            self.request.check_length(self.limit, PyBytes_GET_SIZE(piece))
+            self.whole = b""
+            return piece
+        self.request.check_length(self.limit, arriving.received)
+        if arriving.chunks:
+            piece = arriving.chunks[0] if len(arriving.chunks) == 1 else b"".join(arriving.chunks)
+            arriving.chunks.clear()
+            arriving.size = 0
+            self.request.connection.body_taken(self.request)
+            return piece
+        if arriving.complete:
+            return b""
+        if arriving.error is not None:
+            raise arriving.error
+        return None
+
+    def __aiter__(self):
+        return self
+
+    def __anext__(self):
+        if not self.begun:
+            self.begin()
+        return self.take() if self.decoder is None else self.take_decoded()
+
+    async def take(self):
+        cdef bytes piece = self.pull()
+        while piece is None:
+            await self.request.arriving.wait()
+            piece = self.pull()
+        if not piece:
+            raise StopAsyncIteration
+        return piece
+
+    async def take_decoded(self):
+        cdef bytes piece, raw
+        while True:
+            piece = self.decoder.read()
+            if piece:
+                break
+            raw = self.pull()
+            while raw is None:
+                await self.request.arriving.wait()
+                raw = self.pull()
+            if not raw:
+                self.decoder.finish()
+                raise StopAsyncIteration
+            self.decoder.feed(raw)
+        self.given += PyBytes_GET_SIZE(piece)
+        self.request.check_length(self.limit, self.given)
+        self.held += PyBytes_GET_SIZE(piece)
+        if self.held >= DECODED_PER_TURN:
+            self.held = 0
+            await next_turn(self.request.connection.loop)
+        return piece
+
+    async def aclose(self):
+        """Nothing to do: for contextlib.aclosing()."""
+
+
+cdef BodyStream body_stream(Request request, Py_ssize_t limit):
+    cdef BodyStream stream = BodyStream.__new__(BodyStream)
+    stream.request = request
+    stream.limit = limit
+    return stream
+
+
+cdef object next_turn(object loop):
+    # Decoding needs no waiting: let the others have the loop.
+    future = loop.create_future()
+    loop.call_soon(future.set_result, None)
+    return future
 
 
 cdef dict parse_cookies(list values):
@@ -559,9 +752,19 @@ cdef Response to_response(object value):
         return make_response(b"", 204, None, None)
     if type(value) is tuple:
         return response_of_tuple(<tuple>value)
-    if isinstance(value, (types.GeneratorType, types.AsyncGeneratorType)):
-        raise TypeError("a handler returned a generator; return the whole body")
+    if hasattr(type(value), "__next__") or hasattr(type(value), "__anext__"):
+        return stream_of(value)
     return make_response(dump_json(value), 200, None, JSON)
+
+
+cdef StreamingResponse stream_of(object iterator):
+    # What a generator yields first tells what its body is.
+    cdef StreamingResponse response = StreamingResponse.__new__(StreamingResponse)
+    response.body = b""
+    response.source = iterator
+    response.length = -1
+    response.waits_for_first = True
+    return response
 
 
 cdef Response response_of_tuple(tuple value):

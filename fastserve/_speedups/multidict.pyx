@@ -133,6 +133,24 @@ cdef QueryParams query_params(bytes head, Py_ssize_t start, Py_ssize_t size):
     return params
 
 
+def form_pairs(bytes content, Py_ssize_t max_fields):
+    """The fields of an application/x-www-form-urlencoded body, as (name, value) in order.
+
+    Raises ValueError when there are more than max_fields.
+    """
+    cdef const char* cursor = PyBytes_AS_STRING(content)
+    cdef const char* end = cursor + PyBytes_GET_SIZE(content)
+    cdef Component part
+    cdef list pairs = []
+    while next_component(&cursor, end, &part):
+        if len(pairs) == max_fields:
+            raise ValueError(f"the form has more than {max_fields} fields")
+        pairs.append((
+            unquote(part.name, part.name_size, True),
+            unquote(part.value, part.value_size, True)))
+    return pairs
+
+
 cdef struct Component:
     # name "=" value of a query, still encoded; without a "=" the value is empty.
     const char* name

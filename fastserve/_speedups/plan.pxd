@@ -18,7 +18,10 @@ cdef class Plan:
     cdef readonly tuple param_names         # of the path, in path order
     cdef readonly object route              # fastserve.routing.Route, or None for the built-in answers
     cdef readonly Py_ssize_t max_body_bytes # -1: the server's limit; for stream(), none
-    cdef readonly bint cancel_on_disconnect
+    cdef readonly double handler_timeout_s  # -1: the server's; 0: none
+    cdef readonly int cancel_on_disconnect  # -1: as the method says
+    cdef public bint decompress_requests    # undo the Content-Encoding of a request; set at start-up
+    cdef readonly bint exempt               # answered however many requests are in flight
     cdef tuple kwnames                      # None, or the names of the keyword arguments
     cdef int argument_count
     cdef signed char source[MAX_ARGUMENTS]

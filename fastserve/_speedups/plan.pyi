@@ -8,7 +8,10 @@ class Plan:
     param_names: tuple[str, ...]
     route: Any
     max_body_bytes: int
-    cancel_on_disconnect: bool
+    handler_timeout_s: float
+    cancel_on_disconnect: int
+    decompress_requests: bool
+    exempt: bool
     def __init__(
         self,
         handler: Callable[..., Any],
@@ -19,6 +22,10 @@ class Plan:
         param_names: Sequence[str] = ...,
         route: Any = ...,
         max_body_bytes: int | None = ...,
-        cancel_on_disconnect: bool = ...,
+        handler_timeout_s: float | None = ...,
+        decompress_requests: bool | None = ...,
+        cancel_on_disconnect: bool | None = ...,
+        exempt: bool = ...,
     ) -> None: ...
+    def around(self, handler: Callable[[Any], Any]) -> Plan: ...
     def invoke(self, request: Any, values: tuple[Any, ...]) -> Any: ...

@@ -15,10 +15,14 @@ cdef class Plan:
     sources:   for each argument -1 (the request) or the index of a path parameter
     kwnames:   names of the last arguments, which are passed by keyword
     is_async:  whether calling it makes a coroutine
+    max_body_bytes, handler_timeout_s:  None for the server's
+    cancel_on_disconnect:  None for what fits the method
+    exempt:    from the limit of requests in flight, as health checks are
     """
 
     def __init__(self, handler, sources, *, kwnames=(), bint is_async=False, param_names=(),
-                 route=None, max_body_bytes=None, bint cancel_on_disconnect=False):
+                 route=None, max_body_bytes=None, cancel_on_disconnect=None, handler_timeout_s=None,
+                 decompress_requests=None, bint exempt=False):
         cdef int index
         if len(sources) > MAX_ARGUMENTS:
             raise ValueError(f"a handler takes at most {MAX_ARGUMENTS} arguments, not {len(sources)}")
@@ -29,7 +33,10 @@ cdef class Plan:
         self.param_names = tuple(param_names)
         self.route = route
         self.max_body_bytes = -1 if max_body_bytes is None else max_body_bytes
-        self.cancel_on_disconnect = cancel_on_disconnect
+        self.cancel_on_disconnect = -1 if cancel_on_disconnect is None else cancel_on_disconnect
+        self.handler_timeout_s = -1 if handler_timeout_s is None else handler_timeout_s
+        self.decompress_requests = bool(decompress_requests)
+        self.exempt = exempt
         self.kwnames = tuple(kwnames) or None
         self.argument_count = <int>len(sources)
         for index, source in enumerate(sources):
@@ -53,6 +60,16 @@ cdef class Plan:
         named = <int>PyTuple_GET_SIZE(self.kwnames)
         return PyObject_Vectorcall(
             self.handler, arguments, self.argument_count - named, <PyObject*>self.kwnames)
+
+    def around(self, handler):
+        """The same plan with an `async def (request)` in the place of its handler."""
+        cdef Plan plan = Plan(handler, (FROM_REQUEST,), is_async=True,
+                              param_names=self.param_names, route=self.route, exempt=self.exempt)
+        plan.max_body_bytes = self.max_body_bytes
+        plan.handler_timeout_s = self.handler_timeout_s
+        plan.cancel_on_disconnect = self.cancel_on_disconnect
+        plan.decompress_requests = self.decompress_requests
+        return plan
 
     def invoke(self, request, tuple values):
         """Call the handler with a request and its path parameters, in path order."""

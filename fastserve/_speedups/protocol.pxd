@@ -6,15 +6,18 @@
 
 from libc.stdint cimport int64_t, uint8_t
 
+from fastserve._speedups.acceptor cimport Admission
 from fastserve._speedups.buffer cimport Buffer
-from fastserve._speedups.messages cimport Connection, Request
 from fastserve._speedups.chunks cimport Chunks
+from fastserve._speedups.deadlines cimport Deadlines, TimedConnection, Wait
+from fastserve._speedups.messages cimport ConditionalResponse, Request, Response
+from fastserve._speedups.outgoing cimport Outgoing
 from fastserve._speedups.parser cimport Head, Parser
 from fastserve._speedups.plan cimport Plan
 from fastserve._speedups.router cimport Params, PathEntry, Router
-from fastserve._speedups.runner cimport Runner, TaskOwner
+from fastserve._speedups.runner cimport Runner
 from fastserve._speedups.serializer cimport Persistence, Serializer
-from fastserve._speedups.transport cimport Poller, ProtocolFactory
+from fastserve._speedups.transport cimport Channel, LogRation, Poller, ProtocolFactory
 
 cdef enum Stage:
     STAGE_HEAD = 0          # between requests, or inside a head
@@ -31,19 +34,25 @@ cdef struct Call:
     bint failing            # the answer in the making is that to an exception
     uint8_t minor_version
 
-cdef class Exchange(TaskOwner):
+cdef class Exchange(Outgoing):
     # A request that is not answered yet, or whose answer waits for its turn.
     cdef HttpProtocol connection
     cdef Request request
     cdef object task
     cdef Call call
     cdef bytes rendered             # the answer, while it waits
+    cdef Response response          # the answer whose body is sent as it is made
     cdef bint done
     cdef bint ends                  # the answer says "Connection: close"
     cdef bint cancellable           # by the client's leaving
+    cdef bint timed_out
+    cdef int64_t due                # tick at which the handler is ended; 0: whenever it likes
     cdef Exchange next
 
-cdef class HttpProtocol(Connection):
+    cdef object give_up(self)
+    cdef int let_go(self) except -1
+
+cdef class HttpProtocol(TimedConnection):
     cdef Engine engine
     cdef Parser parser
     cdef Head head
@@ -65,6 +74,8 @@ cdef class HttpProtocol(Connection):
     cdef bint reading_paused
     cdef bint writing_paused
     cdef bint scheduled             # in engine.later
+    cdef bint queued                # in engine.queue: its head waits for a request to end
+    cdef bint shed                  # it waited too long
 
     cdef int work(self, const char* data, Py_ssize_t size) except -1
     cdef Py_ssize_t advance(self, const char* data, Py_ssize_t size) except -1
@@ -79,7 +90,15 @@ cdef class HttpProtocol(Connection):
                            Params* params, const char* data, Call* call) except -1
     cdef int fail(self, object error, Exchange exchange, Request request, Call* call) except -1
     cdef int answer(self, object value, Exchange exchange, Request request, Call* call) except -1
-    cdef int answer_plain(self, int status, bytes detail, str allow, Exchange exchange,
+    cdef int prepare(self, ConditionalResponse response, Exchange exchange, Request request,
+                     Call* call) except -1
+    cdef int answer_later(self, Response response, Exchange exchange, Request request,
+                          Call* call) except -1
+    cdef int start_body(self, Exchange exchange) except -1
+    cdef int open_body(self, Exchange exchange, bytes media_type) except -1
+    cdef int body_ended(self, Exchange exchange, object error) except -1
+    cdef int limit_handler(self, Plan plan, Exchange exchange) except -1
+    cdef int answer_plain(self, int status, bytes detail, str field, Exchange exchange,
                           Call* call) except -1
     cdef Persistence persistence(self, Exchange exchange, Call* call)
     cdef int deliver(self, Exchange exchange, Py_ssize_t mark, bytes large, bint ends) except -1
@@ -93,6 +112,7 @@ cdef class HttpProtocol(Connection):
     cdef int update_reading(self) except -1
     cdef int linger(self) except -1
     cdef int leave_running(self) except -1
+    cdef bint is_idle(self)
     cdef int drain(self) except -1
 
 cdef class Engine(ProtocolFactory):
@@ -106,14 +126,23 @@ cdef class Engine(ProtocolFactory):
     cdef Buffer out                 # the answers of the connection at work
     cdef object on_error
     cdef object clock, wall_clock
-    cdef set alive                  # every open connection
-    cdef dict lingering             # connection -> when to give up on it
+    cdef Deadlines deadlines        # on their wheel: every open connection
+    cdef dict queue                 # connections whose request waits -> until when, oldest first
+    cdef object queue_timer
+    cdef LogRation complaints
     cdef list later                 # connections whose turn was cut short
-    cdef list acceptors
+    cdef object forwarded           # what the connections begin with
+    cdef readonly set opening       # whatever is accepted, and no connection yet
+    cdef Admission admission
     cdef public bint draining
     cdef readonly Py_ssize_t requests_in_flight
     cdef readonly Py_ssize_t requests_total
     cdef Py_ssize_t max_body_bytes
     cdef int max_pipelined
     cdef Py_ssize_t lingering_close_bytes
-    cdef double lingering_close_s
+    cdef Py_ssize_t max_in_flight, max_queued
+    cdef double queue_timeout_s
+    cdef str retry_after
+
+    cdef bint enqueue(self, HttpProtocol connection) except -1
+    cdef int admit(self) except -1

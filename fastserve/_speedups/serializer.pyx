@@ -6,6 +6,7 @@
 import time
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport int64_t
 from libc.string cimport memcpy
 
 from fastserve._speedups.messages cimport Response, dump_json, to_response
@@ -49,7 +50,7 @@ def http_date(double seconds):
             f"{t.tm_hour:02}:{t.tm_min:02}:{t.tm_sec:02} GMT")
 
 
-cdef inline void put_digits(Buffer out, Py_ssize_t value) noexcept:
+cdef inline void put_digits(Buffer out, int64_t value) noexcept:
     # The caller has reserved DIGITS bytes.
     cdef char digits[DIGITS]
     cdef int at = DIGITS
@@ -155,7 +156,7 @@ cdef class Serializer:
             raise ValueError(f"a {status} has no body, but {size} bytes were returned "
                              "(RFC 9110 sections 15.3.5, 15.3.6, 15.4.5)")
         try:
-            self.add_head(out, response, head_only, persistence)
+            self.add_head(out, response, size, head_only, persistence)
         except BaseException:
             out.size = mark
             raise
@@ -166,7 +167,24 @@ cdef class Serializer:
         out.append(PyBytes_AS_STRING(body), size)
         return None
 
-    cdef int add_head(self, Buffer out, Response response, bint head_only,
+    cdef int add_open_head(self, Buffer out, Response response, int64_t length, bytes media_type,
+                           bint head_only, Persistence* persistence) except -1:
+        cdef Py_ssize_t mark = out.size
+        cdef int status = response.status
+        if not 200 <= status <= 599:
+            raise ValueError(f"a status is from 200 to 599, not {status}")
+        if length != 0 and (status == 204 or status == 304 or status == 205):
+            raise ValueError(f"a {status} has no body, but one was returned "
+                             "(RFC 9110 sections 15.3.5, 15.3.6, 15.4.5)")
+        if response.media_type is None:
+            response.media_type = media_type
+        try:
+            return self.add_head(out, response, length, head_only, persistence)
+        except BaseException:
+            out.size = mark
+            raise
+
+    cdef int add_head(self, Buffer out, Response response, int64_t size, bint head_only,
                       Persistence* persistence) except -1:
         cdef bytes name, value
         cdef bytes length = None
@@ -203,20 +221,24 @@ cdef class Serializer:
                 append_bytes(out, b": ")
                 append_bytes(out, value)
                 append_bytes(out, b"\r\n")
-        if status != 204 and status != 304:
+        if length is not None and not head_only and length != b"%d" % size:
+            raise ValueError(f"header 'content-length' says {length.decode()}, but "
+                             + (f"the body has {size} bytes; leave it out" if size >= 0 else
+                                "the body is a stream; give StreamingResponse its length="))
+        if size == CHUNKED and length is None:
+            append_bytes(out, b"Transfer-Encoding: chunked")
+        elif status != 204 and status != 304 and size != UNTIL_CLOSE:
             append_bytes(out, b"Content-Length: ")
-            if length is not None and head_only:
+            if length is not None:
                 append_bytes(out, length)
             else:
-                if length is not None and length != b"%d" % len(response.body):
-                    raise ValueError(f"header 'content-length' says {length.decode()}, but the body "
-                                     f"has {len(response.body)} bytes; leave it out")
                 out.reserve(DIGITS)
-                put_digits(out, len(response.body))
-            out.append(ENDINGS[<int>persistence[0]], ENDING_SIZES[<int>persistence[0]])
+                put_digits(out, size)
         else:
             # The last line has its CRLF already.
             out.append(ENDINGS[<int>persistence[0]] + 2, ENDING_SIZES[<int>persistence[0]] - 2)
+            return 0
+        out.append(ENDINGS[<int>persistence[0]], ENDING_SIZES[<int>persistence[0]])
         return 0
 
     cdef bint framing_field(self, bytes name, bytes value, Persistence* persistence) except -1:
@@ -241,13 +263,13 @@ cdef class Serializer:
             return True
         return False
 
-    cdef int add_plain(self, Buffer out, int status, bytes detail, str allow, bint head_only,
+    cdef int add_plain(self, Buffer out, int status, bytes detail, str field, bint head_only,
                        Persistence persistence) except -1:
         cdef bytes line = self.status_line(status)
         append_bytes(out, line)
         out.append(self.common.data, self.common.size)
-        if allow is not None:
-            append_bytes(out, f"Allow: {allow}\r\n".encode("latin-1"))
+        if field is not None:
+            append_bytes(out, f"{field}\r\n".encode("latin-1"))
         if status == 204:
             out.append(ENDINGS[<int>persistence] + 2, ENDING_SIZES[<int>persistence] - 2)
             return 0

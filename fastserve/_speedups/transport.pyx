@@ -14,27 +14,31 @@
 # each of them after every turn, and because one set is inside another, twice. So a read
 # that fills its room re-arms, and one that was told of the peer's end goes on to the end.
 #
-# System calls here never block, so the GIL stays held: giving it up costs more than they do.
+# System calls on sockets never block, so the GIL stays held: giving it up costs more than they
+# do. sendfile() would wait for the disk: it is only asked for what is in memory, and a thread
+# reads what is not.
 
-import errno
+import asyncio
 import logging
 import os
 import socket
+import struct
 import time
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF
 from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.errno cimport EINVAL, ENOSYS
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memset
 
 from fastserve._speedups.buffer cimport Buffer
 from fastserve._speedups.system cimport (
     FS_HAVE_EPOLL, EPOLLIN, EPOLLOUT, EPOLLERR, EPOLLRDHUP, EPOLLHUP, EPOLL_CTL_ADD,
-    EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLL_CLOEXEC, MSG_NOSIGNAL, SHUT_WR, ECONNRESET, EPOLLET,
-    c_errno, try_again, epoll_data, epoll_event, epoll_create1, epoll_ctl, epoll_wait, fs_accept,
-    fs_cycles, recv, send, fs_send_pair, c_shutdown, c_close)
+    EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLL_CLOEXEC, MSG_MORE, MSG_NOSIGNAL, SHUT_WR, ECONNRESET,
+    EPOLLET, c_errno, try_again, epoll_data, epoll_event, epoll_create1, epoll_ctl, epoll_wait,
+    fs_cycles, fs_resident, fs_sendfile, recv, send, fs_send_pair, c_pread, c_shutdown, c_close)
 
 cdef enum:
     SCRATCH_BYTES = 512 * 1024      # read before any of it is handled
@@ -42,11 +46,37 @@ cdef enum:
     GATHERED_ANSWER = 16 * 1024     # a larger one is sent at once
     GATHERED_BYTES = 256 * 1024     # of all of a turn
     GATHER_CYCLES = 150_000         # some 50 microseconds
-    ACCEPTS_PER_TURN = 64
     BACKLOG_HIGH = 64 * 1024        # pause_writing above
     BACKLOG_LOW = 16 * 1024         # resume_writing at or below
+    FILE_PIECE = 1024 * 1024        # of a file, asked about and sent at a time
+    FILE_PER_TURN = 2 * FILE_PIECE  # then it is another connection's turn
+    COPIED_PIECE = 64 * 1024        # of a file, where it must pass through our memory
+    MISTAKES_LOGGED = 10            # tracebacks
+    MISTAKES_PERIOD_S = 10
 
 logger = logging.getLogger("fastserve.error")
+
+
+cdef class LogRation:
+    def __cinit__(self, int lines, double period_s):
+        self.lines = lines
+        self.period_s = period_s
+
+    cdef bint allows(self) except -1:
+        cdef double now = time.monotonic()
+        if self.written == 0 or now - self.since >= self.period_s:
+            self.since = now
+            self.written = 0
+        if self.written == self.lines:
+            self.left_out += 1
+            return False
+        self.written += 1
+        return True
+
+    cdef str remark(self):
+        cdef Py_ssize_t count = self.left_out
+        self.left_out = 0
+        return f" ({count} more since the last such line)" if count else ""
 
 
 cdef class Protocol:
@@ -68,9 +98,15 @@ cdef class Protocol:
     cpdef resume_writing(self):
         pass
 
+    cdef int output_waits(self) except -1:
+        return 0
+
 
 cdef class ProtocolFactory:
     cdef Protocol make(self):
+        raise NotImplementedError
+
+    cdef Py_ssize_t connection_count(self) except -1:
         raise NotImplementedError
 
     cdef int begin_turn(self) except -1:
@@ -96,7 +132,56 @@ cdef class Watcher:
         self.ready(EPOLLOUT)
 
 
+cdef class Descriptor:
+    # A file's number of our own, closed with the object.
+    cdef int fd
+
+    def __cinit__(self, int fd):
+        self.fd = os.dup(fd)
+
+    def __dealloc__(self):
+        if self.fd >= 0:
+            c_close(self.fd)
+
+
+def read_through(Descriptor file, int64_t offset, int64_t size):
+    """Read a part of a file, for the kernel to keep it in memory; on a thread."""
+    cdef char* room = <char*>malloc(COPIED_PIECE)
+    cdef int64_t end = offset + size
+    cdef ssize_t count = 1
+    if room == NULL:
+        raise MemoryError
+    with nogil:
+        while count > 0 and offset < end:
+            count = c_pread(file.fd, room, <size_t>min(<int64_t>COPIED_PIECE, end - offset), offset)
+            offset += count
+    free(room)
+
+
 cdef class Channel(Watcher):
+    cdef int warm_up(self, object loop, int file, int64_t offset, int64_t size) except -1:
+        # 1: a thread reads it, and warm() follows; 0: it is in memory, or nothing can be done.
+        if self.warm_start <= offset and offset + size <= self.warm_end:
+            return 0
+        if fs_resident(file, offset, size) == 1:
+            return 0
+        self.warm_start = offset
+        self.warm_end = offset + size
+        try:
+            reading = loop.run_in_executor(None, read_through, Descriptor(file), offset, size)
+        except (RuntimeError, OSError):
+            return 0        # no thread and no number to be had: the loop waits for the disk
+        reading.add_done_callback(self.on_warm)
+        return 1
+
+    def on_warm(self, reading):
+        if not reading.cancelled():
+            reading.exception()     # what cannot be read, sending will tell
+        self.warm()
+
+    cdef int warm(self) except -1:
+        raise NotImplementedError
+
     cdef int write(self, const char* data, Py_ssize_t size) except -1:
         raise NotImplementedError
 
@@ -121,11 +206,23 @@ cdef class Channel(Watcher):
     cdef int abort(self) except -1:
         raise NotImplementedError
 
+    cdef int reset(self) except -1:
+        return self.abort()
+
+    cdef int64_t unsent(self) except -1:
+        raise NotImplementedError
+
+    cdef int64_t flushed(self) except -1:
+        raise NotImplementedError
+
     cdef object peer(self):
         return None
 
     cdef bint encrypted(self):
         return False
+
+    cdef object tls(self):
+        return None
 
 
 cdef class LoopChannel(Channel):
@@ -145,6 +242,55 @@ cdef class LoopChannel(Channel):
     cdef int write_pair(self, const char* data, Py_ssize_t size, bytes body) except -1:
         # Not writelines(): up to CPython 3.12.3 asyncio's never pauses the protocol.
         self.transport.write(PyBytes_FromStringAndSize(data, size) + body)
+        return 0
+
+    cdef Py_ssize_t send_file(self, int file, int64_t offset, Py_ssize_t size) except -1:
+        # Through our memory: a TLS layer has to see the bytes, and no loop has a sendfile.
+        cdef Py_ssize_t piece, sent = 0
+        cdef ssize_t count
+        cdef bytes data
+        waiting = getattr(self.transport, "get_write_buffer_size", None)
+        while sent < size:
+            if self.transport.is_closing():
+                return sent
+            if sent >= FILE_PER_TURN:
+                self.hold()
+                asyncio.get_running_loop().call_soon(self.unhold)
+                return sent
+            piece = min(size - sent, <Py_ssize_t>COPIED_PIECE)
+            if self.warm_up_all(file, offset + sent, size - sent):
+                self.hold()
+                return sent
+            data = PyBytes_FromStringAndSize(NULL, piece)
+            count = c_pread(file, PyBytes_AS_STRING(data), piece, offset + sent)
+            if count < 0:
+                raise OSError(c_errno, os.strerror(c_errno))
+            if count == 0:
+                raise EOFError("the file is shorter than it was")
+            self.transport.write(data if count == piece else data[:count])
+            sent += count
+            # Over its high-water mark the transport has paused the protocol by itself.
+            if waiting is not None and waiting() > BACKLOG_HIGH:
+                return sent
+        return sent
+
+    def warm_up_all(self, int file, int64_t offset, int64_t left):
+        # Asked about by larger pieces than are copied.
+        cdef int64_t piece = min(left, <int64_t>FILE_PIECE)
+        return self.warm_up(asyncio.get_running_loop(), file, offset, piece)
+
+    cdef int hold(self) except -1:
+        self.held = True
+        self.transport.get_protocol().pause_writing()
+        return 0
+
+    def unhold(self):
+        if self.held and not self.transport.is_closing():
+            self.held = False
+            self.transport.get_protocol().resume_writing()
+
+    cdef int warm(self) except -1:
+        self.unhold()
         return 0
 
     cdef int pause_reading(self) except -1:
@@ -170,11 +316,20 @@ cdef class LoopChannel(Channel):
         self.transport.abort()
         return 0
 
+    cdef int64_t unsent(self) except -1:
+        return self.transport.get_write_buffer_size()
+
+    cdef int64_t flushed(self) except -1:
+        return -self.transport.get_write_buffer_size()
+
     cdef object peer(self):
         return self.transport.get_extra_info("peername")
 
     cdef bint encrypted(self):
         return self.transport.get_extra_info("sslcontext") is not None
+
+    cdef object tls(self):
+        return self.transport.get_extra_info("ssl_object")
 
 
 cdef inline uint64_t event_key(Watcher watcher) noexcept:
@@ -209,6 +364,7 @@ cdef class Poller:
     def __init__(self, loop, *, bint use_epoll=True):
         self.loop = loop
         self.doomed = []
+        self.mistakes = LogRation(MISTAKES_LOGGED, MISTAKES_PERIOD_S)
         self.gathered = Buffer()
         if FS_HAVE_EPOLL and use_epoll:
             self.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
@@ -347,10 +503,16 @@ cdef class Poller:
     cdef int drop(self, Watcher watcher) except -1:
         # A mistake of ours costs one connection, not the worker. (KeyboardInterrupt and
         # SystemExit leave through the loop, as from any callback.)
-        logger.exception("unexpected error in a connection, which is dropped")
+        self.report_mistake()
         if isinstance(watcher, SocketTransport):
             (<SocketTransport>watcher).abort()
         return 0
+
+    def report_mistake(self):
+        """Log the exception in hand, as far as a stranger may make the log grow."""
+        if self.mistakes.allows():
+            logger.exception(
+                "unexpected error in a connection, which is dropped%s", self.mistakes.remark())
 
     cdef int watch(self, Watcher watcher, uint32_t mask) except -1:
         cdef epoll_event event
@@ -452,17 +614,23 @@ cdef class SocketTransport(Channel):
         cdef uint32_t mask = EPOLLET
         if self.reading:
             mask |= EPOLLIN | EPOLLRDHUP
-        if self.backlog is not None:
+        if self.backlog is not None or self.file_waiting:
             mask |= EPOLLOUT
         return self.poller.change(self, mask)
 
     cdef int ready(self, uint32_t events) except -1:
         cdef Py_ssize_t size
         cdef char* room = self.poller.scratch + self.poller.scratch_used
-        if events & EPOLLOUT and self.backlog is not None:
-            self.flush_backlog()
+        if events & EPOLLOUT:
+            if self.backlog is not None:
+                self.flush_backlog()
+            elif self.writing_paused and not self.warming:
+                self.go_on()
             if self.fd < 0:
                 return 0
+            if self.file_waiting and not self.writing_paused:
+                self.file_waiting = False
+                self.set_mask()
         if events & EPOLLIN and self.reading:
             while self.reading and self.fd >= 0:
                 size = self.read(room, READ_BYTES)  # turn() sees to it that there is as much
@@ -568,6 +736,7 @@ cdef class SocketTransport(Channel):
             self.backlog_offset = offset
             self.backlog_size = -offset
             self.set_mask()
+            self.protocol.output_waits()
         elif offset:
             data = data[offset:]
         self.backlog.append(data)
@@ -590,6 +759,7 @@ cdef class SocketTransport(Channel):
                     return 0
                 return self.fail(c_errno)
             self.backlog_size -= count
+            self.backlog_sent += count
             if count < left:
                 self.backlog_offset += count
                 break
@@ -602,6 +772,91 @@ cdef class SocketTransport(Channel):
         if self.writing_paused and self.fd >= 0 and self.backlog_size <= BACKLOG_LOW:
             self.writing_paused = False
             self.protocol.resume_writing()
+        return 0
+
+    cdef Py_ssize_t send_file(self, int file, int64_t offset, Py_ssize_t size) except -1:
+        cdef Py_ssize_t piece, sent = 0
+        cdef ssize_t count
+        self.send_ahead()
+        if self.fd < 0:
+            return 0
+        if self.error is not None:
+            self.hold_writing()
+            return 0
+        while self.backlog is None and sent < min(size, <Py_ssize_t>FILE_PER_TURN):
+            piece = min(size - sent, <Py_ssize_t>FILE_PIECE)
+            if self.warm_up(self.poller.loop, file, offset + sent, piece):
+                self.warming = True
+                self.hold_writing()
+                return sent
+            count = fs_sendfile(self.fd, file, offset + sent, piece)
+            if count < 0 and (c_errno == EINVAL or c_errno == ENOSYS):
+                count = self.copy_file(file, offset + sent, piece)
+            if count < 0:
+                if not try_again(c_errno):
+                    self.fail(c_errno)
+                    self.hold_writing()
+                    return sent
+                break
+            if count == 0:
+                raise EOFError("the file is shorter than it was")
+            sent += count
+            self.backlog_sent += count
+            if count < piece:
+                break
+        if sent < size:
+            self.wait_for_room()
+        return sent
+
+    def copy_file(self, int file, int64_t offset, Py_ssize_t size):
+        # For a file system without sendfile.
+        cdef ssize_t count
+        cdef bytes data = PyBytes_FromStringAndSize(NULL, min(size, <Py_ssize_t>COPIED_PIECE))
+        count = c_pread(file, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), offset)
+        if count > 0:
+            count = send(self.fd, PyBytes_AS_STRING(data), count, MSG_NOSIGNAL)
+        return count
+
+    cdef int send_ahead(self) except -1:
+        # What waits for the end of the turn goes first; the file follows in the same segment.
+        cdef Py_ssize_t size = self.gathered_size
+        cdef const char* data = self.poller.gathered.data + self.gathered_start
+        cdef ssize_t count
+        if size == 0 or self.backlog is not None or self.error is not None:
+            return self.send_gathered()
+        self.gathered_size = 0
+        count = send(self.fd, data, size, MSG_NOSIGNAL | MSG_MORE)
+        if count < 0:
+            if not try_again(c_errno):
+                return self.fail(c_errno)
+            count = 0
+        if count < size:
+            return self.keep(PyBytes_FromStringAndSize(data + count, size - count), 0)
+        return 0
+
+    cdef int wait_for_room(self) except -1:
+        if self.file_waiting:
+            self.poller.rearm(self)     # there may be room still: tell again
+        else:
+            self.file_waiting = True
+            self.set_mask()
+        return self.hold_writing()
+
+    cdef int hold_writing(self) except -1:
+        if not self.writing_paused:
+            self.writing_paused = True
+            self.protocol.pause_writing()
+        return 0
+
+    cdef int go_on(self) except -1:
+        self.writing_paused = False
+        self.protocol.resume_writing()
+        return 0
+
+    cdef int warm(self) except -1:
+        self.warming = False
+        if self.fd >= 0 and self.error is None and self.writing_paused and self.backlog is None:
+            self.go_on()
         return 0
 
     cdef int pause_reading(self) except -1:
@@ -631,6 +886,15 @@ cdef class SocketTransport(Channel):
     cdef int abort(self) except -1:
         return self.lose()
 
+    cdef int reset(self) except -1:
+        if self.fd >= 0:
+            view = socket.socket(fileno=self.fd)
+            try:
+                view.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            finally:
+                view.detach()
+        return self.lose()
+
     cdef int fail(self, int code) except -1:
         # The protocol may be in the middle of something: tell it afterwards.
         if self.error is None:
@@ -655,6 +919,12 @@ cdef class SocketTransport(Channel):
         protocol.connection_lost(self.error)
         return 0
 
+    cdef int64_t unsent(self) except -1:
+        return 1 if self.writing_paused else self.backlog_size if self.backlog is not None else 0
+
+    cdef int64_t flushed(self) except -1:
+        return self.backlog_sent
+
     cdef object peer(self):
         if self.address is None and self.fd >= 0:
             view = socket.socket(fileno=self.fd)
@@ -667,69 +937,16 @@ cdef class SocketTransport(Channel):
         return self.address
 
 
-cdef class Acceptor(Watcher):
-    """Accepts the connections of one listening socket, which stays its caller's."""
-
-    cdef int ready(self, uint32_t events) except -1:
-        return self.accept_some(ACCEPTS_PER_TURN)
-
-    cdef int accept_some(self, int limit) except -1:
-        cdef SocketTransport transport
-        cdef int fd
-        while limit > 0:
-            limit -= 1
-            fd = fs_accept(self.fd)
-            if fd < 0:
-                return self.cannot_accept(c_errno)
-            if self.accepted is not None:
-                self.accepted(socket.socket(fileno=fd))
-                continue
-            transport = SocketTransport.__new__(SocketTransport)
-            transport.fd = fd
-            transport.poller = self.poller
-            transport.reading = True
-            transport.protocol = self.poller.factory.make()
-            transport.protocol.connected(transport)
-            self.poller.watch(transport, EPOLLIN | EPOLLRDHUP | EPOLLET)
-        return 0
-
-    def cannot_accept(self, int code):
-        if code in OUT_OF_RESOURCES:
-            # Leave the queue to the kernel for a moment instead of spinning on it.
-            now = time.monotonic()
-            if now - self.last_complaint >= 10:
-                self.last_complaint = now
-                logger.error("cannot accept connections: %s; they wait", os.strerror(code))
-            self.poller.change(self, 0)
-            self.poller.loop.call_later(0.5, self.poll_again)
-        elif code not in NOTHING_TO_ACCEPT:
-            raise OSError(code, os.strerror(code))
-        return 0
-
-    def poll_again(self):
-        if self.fd >= 0:
-            self.poller.change(self, EPOLLIN)
-
-    def stop(self):
-        """Accept what is queued, then leave the listener alone."""
-        if self.fd >= 0:
-            self.accept_some(0x7FFFFFFF)
-            self.poller.forget(self)
-            self.fd = -1
-
-
-OUT_OF_RESOURCES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS))
-# ECONNABORTED and EPROTO are a client that left while it was queued.
-NOTHING_TO_ACCEPT = frozenset((
-    errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR, errno.ECONNABORTED, errno.EPROTO))
-
-
-cdef Acceptor make_acceptor(Poller poller, object listener, object accepted):
-    cdef Acceptor acceptor = Acceptor.__new__(Acceptor)
-    acceptor.poller = poller
-    acceptor.listener = listener
-    acceptor.accepted = accepted
-    acceptor.fd = listener.fileno()
-    acceptor.last_complaint = -10
-    poller.watch(acceptor, EPOLLIN)
-    return acceptor
+cdef SocketTransport open_transport(Poller poller, int fd, Protocol protocol):
+    cdef SocketTransport transport = SocketTransport.__new__(SocketTransport)
+    transport.fd = fd
+    transport.poller = poller
+    transport.reading = True
+    transport.protocol = protocol
+    try:
+        protocol.connected(transport)
+        poller.watch(transport, EPOLLIN | EPOLLRDHUP | EPOLLET)
+    except BaseException:
+        transport.lose()    # nobody would ever read from it
+        raise
+    return transport

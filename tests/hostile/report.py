@@ -1,0 +1,38 @@
+"""What a row found: counts by class, and requirements that are met or not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class Report:
+    """Prints as it goes; `failed` counts the requirements that are not met."""
+
+    def __init__(self, row: str, full: bool) -> None:
+        self.full = full
+        self.failed = 0
+        print(f"{row}{' (full)' if full else ' (short form)'}", flush=True)
+
+    def count(self, what: str, value: Any) -> None:
+        """Something to know."""
+        print(f"  {what}: {shown(value)}", flush=True)
+
+    def require(self, what: str, value: Any, met: bool, wanted: str) -> None:
+        """Something that must be so."""
+        self.failed += not met
+        print(f"  {what}: {shown(value)}  [{wanted}] {'ok' if met else 'NOT MET'}", flush=True)
+
+    def measure(self, what: str, value: Any, met: bool, wanted: str) -> None:
+        """A speed or a share of the machine: required where the form is full."""
+        self.failed += self.full and not met
+        verdict = "ok" if met else "NOT MET" if self.full else "not met (only counts in full)"
+        print(f"  {what}: {shown(value)}  [{wanted}] {verdict}", flush=True)
+
+
+def shown(value: Any) -> str:
+    """Numbers in few digits, counters by class."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {count}" for key, count in sorted(value.items())) or "none"
+    return str(value)

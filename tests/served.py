@@ -1,0 +1,91 @@
+"""Real server processes for real clients: `fastserve run` on an address of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import fastserve
+
+HERE = Path(__file__).parent
+CLIENTS_APP = str(HERE / "clients_app.py")
+START_S = 60
+STOP_S = 60
+
+
+@dataclass
+class Served:
+    """A running server.
+
+    url:       where it listens, "http://127.0.0.1:4711", or "unix:/run/the.sock"
+    log_path:  what it wrote to stderr so far
+    """
+
+    url: str
+    log_path: Path
+    process: subprocess.Popen[bytes]
+
+    @property
+    def port(self) -> int:
+        """Its TCP port."""
+        return int(self.url.rpartition(":")[2])
+
+    @property
+    def log(self) -> str:
+        """What it wrote to stderr so far."""
+        return self.log_path.read_text()
+
+
+@contextlib.contextmanager
+def serving(directory: Path, *flags: str, target: str = CLIENTS_APP) -> Iterator[Served]:
+    """`fastserve run TARGET FLAGS`; behind it, it must end well and without a traceback.
+
+    directory:  where its log goes
+    flags:      without --uds or --bind among them it listens on a free port
+    """
+    log_path = directory / "server.log"
+    where = () if {"--uds", "--bind"} & set(flags) else ("--port", "0")
+    command = [sys.executable, "-m", "fastserve", "run", target, *where, *flags]
+    # the package that is tested, wherever the server's working directory is
+    environment = {**os.environ, "PYTHONPATH": str(Path(fastserve.__file__).parent.parent)}
+    with log_path.open("wb") as log:
+        process = subprocess.Popen(command, cwd=directory, env=environment, stderr=log)
+    try:
+        url = wait_for(log_path, r"listening on (\S+) \(pid", process)[1]
+        yield Served(url, log_path, process)
+        process.terminate()
+        status = process.wait(STOP_S)
+        log_text = log_path.read_text()
+        assert status == 0, log_text
+        assert "Traceback" not in log_text, log_text
+    finally:
+        process.kill()
+        process.wait()
+
+
+def wait_for(path: Path, pattern: str, process: subprocess.Popen[bytes]) -> re.Match[str]:
+    """The first match in a file that a process writes; fails where the process ends before."""
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline:
+        ended = process.poll() is not None
+        text = path.read_text() if path.exists() else ""
+        if match := re.search(pattern, text):
+            return match
+        assert not ended, f"ended with {process.returncode}:\n{text}"
+        time.sleep(0.01)
+    raise AssertionError(f"no {pattern!r} in:\n{text}")
+
+
+def output_of(*command: str, stdin: bytes | None = None, statuses: tuple[int, ...] = (0,)) -> str:
+    """What a program prints, stdout before stderr; it must succeed."""
+    done = subprocess.run(command, input=stdin, capture_output=True, timeout=120, check=False)
+    text = (done.stdout + done.stderr).decode(errors="replace")
+    assert done.returncode in statuses, text
+    return text
