@@ -138,7 +138,8 @@ def test_what_clients_get_wrong_is_not_logged_line_by_line(serve, caplog):
         for _ in range(10):
             link = bench.connect()
             link.send(data)
-            link.send_eof()
+            if not link.closed:
+                link.send_eof()
     ours = [record for record in caplog.records if record.name.startswith("fastserve")]
 
     assert len(ours) <= 40
