@@ -3,7 +3,7 @@
 FASTSERVE_BUILD_DEBUG=1      -O0 -g, bounds checks everywhere
 FASTSERVE_BUILD_SANITIZE=1   AddressSanitizer and UndefinedBehaviorSanitizer
 FASTSERVE_BUILD_FUZZ=1       the parser's rooms alone, with libFuzzer's coverage too (clang)
-FASTSERVE_BUILD_COVERAGE=1   gcov's counters, by line of the .pyx
+FASTSERVE_BUILD_COVERAGE=1   the parser's rooms alone, with gcov's counters
 FASTSERVE_BUILD_WARN=1       a number that loses its value on the way is an error
 FASTSERVE_BUILD_ANNOTATE=1   Cython's annotated HTML beside each source
 """
@@ -70,7 +70,7 @@ extensions = [
         extra_link_args=link_args,
     )
     for source in sorted(ROOMS.glob("*.pyx"))
-    if not fuzz or source.stem in PARSER
+    if not (fuzz or coverage) or source.stem in PARSER
 ]
 
 setup(
@@ -83,7 +83,7 @@ setup(
             "boundscheck": True,
         },
         annotate=switch("ANNOTATE"),
-        emit_linenums=warn or coverage,
+        emit_linenums=warn,
         nthreads=os.cpu_count() or 1,
     ),
 )

@@ -223,7 +223,7 @@ class Config:
         1048576, LIMITS, whole(0, 2**62), "A body read whole; a route may set its own.")
     max_chunk_extension_bytes: int = _setting(
         4096, LIMITS, whole(0, 2**24), "Chunk extensions of one body.")
-    max_trailer_bytes: int = _setting(8192, LIMITS, whole(0, 2**24), "The trailers of one body.")
+    max_trailer_bytes: int = _setting(8192, LIMITS, whole(2, 2**24), "The trailers of one body.")
     max_trailers: int = _setting(32, LIMITS, whole(0, 10_000), "Trailer lines of one body.")
     max_form_fields: int = _setting(1000, LIMITS, whole(0), "Text fields of one form.")
     max_form_files: int = _setting(100, LIMITS, whole(0), "Files of one form.")

@@ -6,6 +6,7 @@ import asyncio
 import datetime
 import logging
 import time
+import tracemalloc
 
 import pytest
 from reference import parser as reference
@@ -82,7 +83,7 @@ def test_no_byte_in_a_known_header_ends_the_worker(serve, where):
         others = b"".join(name + b": " + value + b"\r\n" for name in NAMES if name not in FRAMING)
         link = bench.connect()
         link.send(HEAD + others + b"\r\n")
-        fine = byte == 0x09 or byte >= 0x20 and byte != 0x7F
+        fine = byte == 0x09 or (byte >= 0x20 and byte != 0x7F)
         assert link.reply().status == (200 if fine else 400)
 
 
@@ -137,7 +138,8 @@ def test_what_clients_get_wrong_is_not_logged_line_by_line(serve, caplog):
         for _ in range(10):
             link = bench.connect()
             link.send(data)
-            link.send_eof()
+            if not link.closed:
+                link.send_eof()
     ours = [record for record in caplog.records if record.name.startswith("fastserve")]
 
     assert len(ours) <= 40
@@ -342,9 +344,11 @@ def test_nothing_is_parsed_behind_an_error_and_one_connection_ends(serve, caplog
 
 def test_the_classic_smuggling_set(parser):
     """CVE-2019-16785, CVE-2019-16786, CVE-2019-16792, CVE-2022-24761, CVE-2024-1135,
-    CVE-2024-6827, CVE-2022-24801, PYSEC-2020-239."""
+    CVE-2024-6827, CVE-2022-24801, PYSEC-2020-239.
+    """
     for fields in (
-        b"Content-Length: 5\r\nTransfer-Encoding: chunked", b"Content-Length: 5\r\nContent-Length: 6",
+        b"Content-Length: 5\r\nTransfer-Encoding: chunked",
+        b"Content-Length: 5\r\nContent-Length: 6",
         b"Transfer-Encoding: chunked, identity", b"Transfer-Encoding: \x0bchunked",
         b"Transfer-Encoding : chunked", b"Content-Length: +5", b"X: y\nContent-Length: 5",
         b"Transfer-Encoding: chunked\r\nTransfer-Encoding: x", b"Content-Length: 5, 5",
@@ -464,3 +468,33 @@ def test_the_date_of_a_cookie_is_no_text():
     with pytest.raises((TypeError, ValueError)):
         Response("x").set_cookie("a", "b", max_age_s="1\r\nX-Made: 1")
     Response("x").set_cookie("a", "b", expires=datetime.datetime.now(datetime.timezone.utc))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        HEAD + (b"X: " + b"y" * 8000 + b"\r\n") * 3 + b"\r\n",
+        HEAD + b"X:\r\n" * 99 + b"\r\n",
+        HEAD + b"X: " + b"y" * 8000,
+        b"GET /?" + b"a" * 8000 + b" HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 20000\r\n\r\n" + b"b" * 20000,
+        CHUNKED + b"4000\r\n" + b"b" * 0x4000 + b"\r\n0\r\n\r\n",
+        HEAD + b"Content-Length: 9223372036854775807\r\n\r\n",
+    ],
+    ids=["values", "names", "unfinished", "query", "length", "chunk", "declared"],
+)
+def test_what_is_allocated_is_bounded_by_what_was_sent(serve, data):
+    """CVE-2026-44545's kin: memory for what a client only says it will send."""
+    app = App()
+    app.route("/", methods=["*"])(lambda: b"ok")
+    bench = serve(app)
+    links = [bench.connect() for _ in range(2)]
+    links[0].send(data)
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        links[1].send(data)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak - before <= 4 * len(data) + 16384

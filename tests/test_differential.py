@@ -7,7 +7,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "fuzz"))
 
-import differential  # noqa: E402
+import differential
 
 
 @pytest.mark.parametrize("seed", [1, 2])

@@ -88,10 +88,10 @@ def requests(request, tmp_path_factory):
             for member in archive
             if re.search(r"/tests/requests/(in)?valid/[^/]+\.(http|py)$", member.name)
         }
+    names = [name.removesuffix(".http") for name in texts if name.endswith(".http")]
     return {
-        name.removesuffix(".http"): (on_the_wire(name.removesuffix(".http"), text), expected(texts[name[:-4] + "py"]))
-        for name, text in texts.items()
-        if name.endswith(".http")
+        name: (on_the_wire(name, texts[f"{name}.http"]), expected(texts[f"{name}.py"]))
+        for name in names
     }
 
 

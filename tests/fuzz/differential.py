@@ -18,12 +18,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import h11  # noqa: E402
-import httptools  # noqa: E402
-import wire_cases  # noqa: E402
-from reference import parser as reference  # noqa: E402
+import h11
+import httptools
+import wire_cases
+from reference import parser as reference
 
-from fastserve._speedups.parser import NativeParser  # noqa: E402
+from fastserve._speedups.parser import NativeParser
 
 NATIVE = NativeParser()
 SPICE = [
@@ -187,10 +187,10 @@ def known_of_h11(head, headers, message, theirs):
             re.search(rb"(?i)\ncontent-length:[ \t]*[0-9]{21}", message) is not None
             # Chunk sizes are read to 20 digits there; extensions may hold no HTAB in quotes.
             or (head["chunked"] and b'"' in message)
-            or any(b"\x80" <= bytes((byte,)) for _, value in headers for byte in value)
+            or any(bytes((byte,)) >= b"\x80" for _, value in headers for byte in value)
         )
     # h11 spells the one length it accepts without leading zeros or in lower case.
-    method, target, fields, body = theirs
+    method, target, fields, _ = theirs
     single = {b"content-length", b"transfer-encoding"}
     plain = [(name, value) for name, value in headers if name not in single]
     return (method, target) == (head["method"], head["target"]) and plain == [
