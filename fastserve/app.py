@@ -415,7 +415,7 @@ class App:
         """What to answer when a handler raised: a value, or an awaitable of one. Never raises."""
         if isinstance(error, ClientDisconnect):
             error_log.debug("%s: the client left", _request_line(request))
-            return Response(b"", 500)
+            return Response(b"", 400)   # who only half-closed inside a body can still read it
         handler = self.handler_for(error)
         if handler is not None:
             return self._handled(handler, request, error)

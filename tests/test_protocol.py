@@ -48,6 +48,10 @@ def make_app() -> App:
     async def leaving_gate(request: Request, name: str):
         return await gate(request, name)
 
+    @app.get("/gate/{name}/staying", cancel_on_disconnect=False)
+    async def staying_gate(request: Request, name: str):
+        return await gate(request, name)
+
     @app.post("/echo")
     async def echo(request: Request):
         return Response(await request.body(), status=201, headers={"x-kind": "echo"})
@@ -682,6 +686,47 @@ def test_a_client_that_leaves_inside_its_body(bench, caplog):
     bench.wait_for(lambda: bench.engine.requests_in_flight == 0)
 
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_half_close_inside_a_body_is_answered(link):
+    """Who only said too early that no more comes can still read the 400."""
+    link.send(b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nabc")
+    link.send_eof()
+
+    assert link.reply().status == 400
+    assert link.closed
+
+
+def test_a_route_may_ask_not_to_be_cancelled(bench):
+    """cancel_on_disconnect=False lets a GET run to its end."""
+    link = bench.connect()
+    link.send(request("/gate/a/staying"))
+    link.drop()
+    open_gate(bench, "a")
+
+    assert bench.app.state.log == ["a done"]
+
+
+def test_a_handler_behind_middleware_is_cancelled_all_the_same(loop):
+    """The client's leaving reaches through every layer, and each may clean up."""
+    app = make_app()
+
+    @app.middleware
+    async def layer(request, call_next):
+        try:
+            return await call_next(request)
+        finally:
+            app.state.log.append("layer left")
+
+    bench = Bench(app, loop, "socket")
+    bench.app = app
+    link = bench.connect()
+    link.send(request("/gate/a"))
+    link.drop()
+    bench.wait_for(lambda: len(app.state.log) == 2)
+
+    assert app.state.log == ["a cancelled", "layer left"]
+    bench.close()
 
 
 def test_half_close_behind_requests_gets_the_answers(link):

@@ -162,7 +162,7 @@ cdef class HttpProtocol(TimedConnection):
 
     cpdef eof_received(self):
         self.ended = True
-        if self.stage == STAGE_LINGER:
+        if self.stage >= STAGE_LINGER:
             return False
         self.leave_running()
         if self.channel.encrypted():
