@@ -6,9 +6,10 @@ import asyncio
 import subprocess
 import sys
 import time
+import tracemalloc
 
 import pytest
-from support import Bench, running_loop
+from support import Bench, request, running_loop
 
 from fastserve import App, Request
 
@@ -244,3 +245,30 @@ def test_a_long_upload_takes_no_memory(tmp_path):
         check=False, timeout=120)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) <= 2048
+
+
+def test_small_pieces_do_not_cost_an_object_each(loop):
+    """Two bytes a chunk, as many as a body may hold: memory stays within four times the body."""
+    app = App()
+    sizes = []
+
+    @app.post("/")
+    async def whole(request: Request):
+        sizes.append(len(await request.body()))
+
+    bench = Bench(app, loop, "fake")
+    link = bench.connect()
+    link.send(request("/", method="POST", transfer_encoding="chunked"))
+    piece = b"2\r\nab\r\n" * 1000
+    tracemalloc.start()
+    try:
+        for _ in range(200):
+            link.protocol.data_received(piece)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    link.send(b"0\r\n\r\n")
+
+    assert sizes == [400_000]
+    assert peak < 4 * 400_000
+    bench.close()

@@ -2,6 +2,7 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 
+from fastserve._speedups.buffer cimport Buffer
 from fastserve._speedups.multidict cimport MutableHeaders
 from fastserve._speedups.plan cimport Plan
 from fastserve._speedups.transport cimport Channel, Protocol
@@ -25,8 +26,9 @@ cdef enum:
 cdef class Body:
     # A body that is still arriving: filled by the connection, emptied by the handler.
     cdef Connection connection
-    cdef list chunks            # bytes, not taken yet
-    cdef Py_ssize_t size        # of `chunks` together
+    cdef list pieces            # bytes, not taken yet
+    cdef Buffer crumbs          # behind them: small pieces, which would cost an object each
+    cdef Py_ssize_t size        # of all that is not taken
     cdef Py_ssize_t received    # in all
     cdef object waiter          # future of the one coroutine that waits, or None
     cdef object error           # why there will be no more
@@ -34,6 +36,8 @@ cdef class Body:
     cdef bint collecting        # body() wants all of it: no pause but the limit
 
     cdef int feed(self, const char* data, Py_ssize_t size) except -1
+    cdef bytes take(self)       # all that is there
+    cdef int gather(self) except -1
     cdef int finish(self) except -1
     cdef int fail(self, object error) except -1
     cdef int wake(self) except -1

@@ -10,11 +10,15 @@ cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.unicode cimport PyUnicode_DecodeLatin1, PyUnicode_DecodeUTF8
 
+from fastserve._speedups.buffer cimport Buffer
 from fastserve._speedups.multidict cimport (
     MutableHeaders, mutable_headers, name_host, query_params, request_headers, unquote)
 from fastserve._speedups.parser cimport METHOD_OTHER
 
 from fastserve.errors import HTTPError
+
+cdef enum:
+    CRUMB_BYTES = 1024      # of a body: a smaller piece is copied together with its neighbours
 
 cdef object dumps = None      # orjson's, once something is encoded or served: its import is
 cdef object loads = None      # a quarter of ours
@@ -79,12 +83,32 @@ class State(types.SimpleNamespace):
 
 cdef class Body:
     cdef int feed(self, const char* data, Py_ssize_t size) except -1:
-        if self.error is None:
-            self.chunks.append(PyBytes_FromStringAndSize(data, size))
-            self.size += size
-            self.received += size
-            self.wake()
+        if self.error is not None:
+            return 0
+        if size < CRUMB_BYTES:
+            if self.crumbs is None:
+                self.crumbs = Buffer.__new__(Buffer)
+            self.crumbs.append(data, size)
+        else:
+            self.gather()
+            self.pieces.append(PyBytes_FromStringAndSize(data, size))
+        self.size += size
+        self.received += size
+        return self.wake()
+
+    cdef int gather(self) except -1:
+        if self.crumbs is not None and self.crumbs.size:
+            self.pieces.append(PyBytes_FromStringAndSize(self.crumbs.data, self.crumbs.size))
+            self.crumbs.release()
         return 0
+
+    cdef bytes take(self):
+        cdef bytes taken
+        self.gather()
+        taken = self.pieces[0] if len(self.pieces) == 1 else b"".join(self.pieces)
+        self.pieces.clear()
+        self.size = 0
+        return taken
 
     cdef int finish(self) except -1:
         self.complete = True
@@ -316,8 +340,7 @@ cdef class Request:
                 raise arriving.error
             await arriving.wait()
         if self.content is None:
-            self.content = b"".join(arriving.chunks)
-            arriving.chunks.clear()
+            self.content = arriving.take()
         return self.content
 
     async def json(self):
@@ -425,10 +448,8 @@ cdef class BodyStream:
             self.whole = b""
             return piece
         self.request.check_length(self.limit, arriving.received)
-        if arriving.chunks:
-            piece = arriving.chunks[0] if len(arriving.chunks) == 1 else b"".join(arriving.chunks)
-            arriving.chunks.clear()
-            arriving.size = 0
+        if arriving.size:
+            piece = arriving.take()
             self.request.connection.body_taken(self.request)
             return piece
         if arriving.complete:

@@ -508,7 +508,7 @@ cdef class HttpProtocol(TimedConnection):
         if arriving:
             body = Body.__new__(Body)
             body.connection = self
-            body.chunks = []
+            body.pieces = []
             request.arriving = body
             self.receiver = request
         else:
