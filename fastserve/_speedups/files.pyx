@@ -44,7 +44,7 @@ cdef int DIRECTORY_FLAGS = O_PATH | O_DIRECTORY | O_CLOEXEC
 cdef double monotonic_s() noexcept:
     cdef timespec now
     clock_gettime(CLOCK_MONOTONIC, &now)
-    return now.tv_sec + now.tv_nsec * 1e-9
+    return <double>now.tv_sec + <double>now.tv_nsec * 1e-9
 
 
 cdef object os_error(int code, object name):

@@ -104,7 +104,7 @@ cdef Py_ssize_t chunk_head(char* head, Py_ssize_t size, bint owes_crlf) noexcept
     while shift > 0 and (size >> shift) & 15 == 0:
         shift -= 4
     while shift >= 0:
-        head[at] = b"0123456789abcdef"[(size >> shift) & 15]
+        head[at] = <char>b"0123456789abcdef"[(size >> shift) & 15]
         at += 1
         shift -= 4
     memcpy(head + at, b"\r\n", 2)

@@ -20,7 +20,7 @@ cdef class Wheel:
 
     def __init__(self, int64_t clock=0):
         self.now = self.clock = clock
-        self.slots = [set() for _ in range(SLOTS)]
+        self.slots = [set() for _ in range(<int>SLOTS)]
         self.late = []
 
     cdef int place(self, Timed item, int64_t at) except -1:
