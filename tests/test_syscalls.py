@@ -32,10 +32,13 @@ def traced(tmp_path, needs):
         stderr=subprocess.PIPE,
         text=True,
     )
-    line = server.stderr.readline()
-    found = re.search(r"http://([\d.]+):(\d+)", line)
-    if not found:
-        pytest.fail(f"the server did not start: {line}{server.stderr.read()}")
+    said, found = "", None
+    while found is None:
+        line = server.stderr.readline()
+        said += line
+        found = re.search(r"listening on http://([\d.]+):(\d+)", line)
+        if not line:
+            pytest.fail(f"the server did not start: {said}")
 
     def stop() -> dict[int, list[str]]:
         server.send_signal(signal.SIGINT)
