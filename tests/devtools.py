@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from served import START_S
+from server_process import START_S
 from websockets.sync.client import connect
 
 FLAGS = (

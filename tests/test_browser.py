@@ -9,13 +9,13 @@ from collections.abc import Iterator
 import pytest
 from clients_app import MIB, TAG, content
 from devtools import Tab, chromium
-from served import Served, serving
+from server_process import ServerProcess, serve_in_process
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory) -> Iterator[Served]:
+def served(tmp_path_factory) -> Iterator[ServerProcess]:
     """A server for all the tests of this module."""
-    with serving(tmp_path_factory.mktemp("served")) as served:
+    with serve_in_process(tmp_path_factory.mktemp("served")) as served:
         yield served
 
 

@@ -19,13 +19,13 @@ import httpx
 import pytest
 import requests
 from clients_app import MIB, STYLE, content
-from served import Served, output_of, serving
+from server_process import ServerProcess, output_of, serve_in_process
 
 
 @pytest.fixture(scope="module", params=["native", "httptools"])
-def served(request, tmp_path_factory) -> Iterator[Served]:
+def served(request, tmp_path_factory) -> Iterator[ServerProcess]:
     """A server for all the tests of this module; none may make it fail."""
-    with serving(tmp_path_factory.mktemp("served"), "--http", request.param) as served:
+    with serve_in_process(tmp_path_factory.mktemp("served"), "--http", request.param) as served:
         yield served
 
 
@@ -585,7 +585,7 @@ def socket_path() -> Iterator[str]:
     """Where a server listens that has no port; short enough for the name of a socket."""
     with tempfile.TemporaryDirectory(prefix="served") as directory:
         path = f"{directory}/socket"
-        with serving(Path(directory), "--uds", path):
+        with serve_in_process(Path(directory), "--uds", path):
             yield path
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from served import output_of, serving
+from server_process import output_of, serve_in_process
 
 ROOT = Path(__file__).parent.parent
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture(scope="module")
 def uploads(tmp_path_factory):
     """`fastserve run examples/upload.py --decompress-requests` on a port of its own."""
-    with serving(
+    with serve_in_process(
         tmp_path_factory.mktemp("uploads"), "--decompress-requests", "--form-memory-bytes", "1000",
         target=str(ROOT / "examples" / "upload.py"),
     ) as served:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import trustme
-from serving import serving, wait_for
+from worker_thread import serve_in_thread, wait_for
 
 from fastserve import App
 
@@ -115,7 +115,7 @@ def test_nginx_in_front(app, needs, tmp_path, upstream):
     settings = {"behind": "nginx"}
     if upstream == "unix":
         settings |= {"uds": str(path), "port": None}
-    with serving(app, **settings) as served:
+    with serve_in_thread(app, **settings) as served:
         where = f"unix:{path}" if upstream == "unix" else f"127.0.0.1:{served.port}"
         with nginx_before(needs("nginx"), where, tmp_path) as port:
             for source in ("127.0.0.2", "127.0.0.3"):
@@ -129,7 +129,7 @@ def test_nginx_in_front(app, needs, tmp_path, upstream):
 def test_nginx_keeps_its_connections(app, needs, tmp_path):
     """Sixty requests over one; and who trusts nobody sees nginx, whatever it says."""
     with (
-        serving(app) as served,
+        serve_in_thread(app) as served,
         nginx_before(needs("nginx"), f"127.0.0.1:{served.port}", tmp_path) as port,
     ):
         client = client_at("127.0.0.2", port)
@@ -143,7 +143,7 @@ def test_nginx_keeps_its_connections(app, needs, tmp_path):
 def test_haproxy_in_front(app, needs, tmp_path):
     """With its health check on /-/ready, and connections that it uses again."""
     haproxy, port = needs("haproxy"), free_port()
-    with serving(app, behind="haproxy") as served:
+    with serve_in_thread(app, behind="haproxy") as served:
         config = tmp_path / "haproxy.cfg"
         text = (EXAMPLES / "haproxy.cfg").read_text()
         config.write_text(
@@ -169,7 +169,7 @@ def test_haproxy_passes_tls_on_behind_a_proxy_header(app, needs, tmp_path):
         "proxy_protocol": "required", "proxy_allow_ips": "127.0.0.1",
         "ssl_certfile": str(tmp_path / "both.pem"),
     }
-    with serving(app, **settings) as served:
+    with serve_in_thread(app, **settings) as served:
         config = tmp_path / "haproxy.cfg"
         text = (EXAMPLES / "haproxy-tcp.cfg").read_text()
         config.write_text(
@@ -191,7 +191,7 @@ def test_curl_with_and_without_a_proxy_header(app, needs):
     """Served where it sends one (--haproxy-protocol), closed where it does not."""
     curl = needs("curl")
     settings = {"proxy_protocol": "required", "proxy_allow_ips": "127.0.0.0/8"}
-    with serving(app, **settings) as served:
+    with serve_in_thread(app, **settings) as served:
         done = subprocess.run(
             [curl, "-sS", "--haproxy-protocol", f"http://127.0.0.1:{served.port}/"],
             capture_output=True, timeout=20, check=False)

@@ -7,9 +7,9 @@ import socket
 
 import pytest
 import uvloop
-from serving import serving
 from support import Bench, SocketLink, running_loop
 from wire_cases import WIRE, encode, flatten, splits, tomllib
+from worker_thread import serve_in_thread
 
 from fastserve import App
 from fastserve.config import Config
@@ -298,7 +298,8 @@ def test_nothing_is_left_of_a_stopped_entrance(bench):
 
 def test_a_server_that_stops_closes_who_still_owes_a_header():
     """A worker waits for none of them, and leaves no descriptor behind."""
-    with serving(who_app(), proxy_protocol="required", proxy_allow_ips="127.0.0.1") as served:
+    settings = {"proxy_protocol": "required", "proxy_allow_ips": "127.0.0.1"}
+    with serve_in_thread(who_app(), **settings) as served:
         client = socket.create_connection(("127.0.0.1", served.port), 20)
         client.sendall(b"PROXY ")
         with socket.create_connection(("127.0.0.1", served.port), 20) as other:

@@ -24,7 +24,7 @@ from pathlib import Path
 import httpx
 import pytest
 from clients_app import MIB, content
-from served import START_S, Served, output_of, serving
+from server_process import START_S, ServerProcess, output_of, serve_in_process
 
 KEPT = 8  # idle connections to the server that a proxy keeps
 
@@ -101,7 +101,7 @@ class Proxy:
 
     name: str
     socket_path: str
-    served: Served
+    served: ServerProcess
     directory: Path
 
     def wait(self, process: subprocess.Popen[bytes]) -> None:
@@ -129,9 +129,9 @@ class Proxy:
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory) -> Iterator[Served]:
+def served(tmp_path_factory) -> Iterator[ServerProcess]:
     """One server for both proxies."""
-    with serving(tmp_path_factory.mktemp("proxied")) as served:
+    with serve_in_process(tmp_path_factory.mktemp("proxied")) as served:
         yield served
 
 

@@ -10,7 +10,7 @@ import time
 
 import pytest
 import trustme
-from serving import serving, wait_for
+from worker_thread import serve_in_thread, wait_for
 
 from fastserve import App
 from fastserve.config import Config
@@ -131,7 +131,7 @@ def names_of(connection):
 def test_requests_and_large_bodies_pass(files, loop_name):
     """Both ways, over one connection; the request knows that it is encrypted."""
     with (
-        serving(app(), loop=loop_name, **files.settings()) as served,
+        serve_in_thread(app(), loop=loop_name, **files.settings()) as served,
         connect(served, files) as connection,
     ):
         status, body = ask(connection)
@@ -150,7 +150,7 @@ def test_versions_and_ciphers_are_modern(files, version):
         files, minimum_version=ssl.TLSVersion[version], maximum_version=ssl.TLSVersion[version])
     context.set_alpn_protocols(["h2", "http/1.1"])
     with (
-        serving(app(), **files.settings()) as served,
+        serve_in_thread(app(), **files.settings()) as served,
         connect(served, files, context=context) as connection,
     ):
         assert connection.version() == version.replace("_", ".")
@@ -171,13 +171,13 @@ def test_old_versions_and_weak_ciphers_are_refused(files):
     old.set_ciphers("ALL:@SECLEVEL=0")
     weak = client_context(files, maximum_version=ssl.TLSVersion.TLSv1_2)
     weak.set_ciphers("AES128-GCM-SHA256:ECDHE-RSA-AES128-SHA:ECDHE-ECDSA-AES256-SHA:AES128-SHA")
-    with serving(app(), **files.settings()) as served:
+    with serve_in_thread(app(), **files.settings()) as served:
         for context in (old, weak):
             with pytest.raises((ssl.SSLError, ConnectionError)):
                 connect(served, files, context=context)
     only_new = client_context(files, maximum_version=ssl.TLSVersion.TLSv1_2)
     with (
-        serving(app(), **files.settings(ssl_min_version="TLSv1.3")) as served,
+        serve_in_thread(app(), **files.settings(ssl_min_version="TLSv1.3")) as served,
         pytest.raises((ssl.SSLError, ConnectionError)),
     ):
         connect(served, files, context=only_new)
@@ -189,7 +189,7 @@ def test_ciphers_can_be_chosen(files):
     chosen = "ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305"
     settings = files.settings(ssl_ciphers=chosen)
     with (
-        serving(app(), **settings) as served,
+        serve_in_thread(app(), **settings) as served,
         connect(served, files, context=context) as connection,
     ):
         assert "CHACHA20" in connection.cipher()[0]
@@ -197,7 +197,7 @@ def test_ciphers_can_be_chosen(files):
 
 def test_clients_cannot_renegotiate(files, needs):
     """It is a way to make a server work for nothing (CVE-2011-1473); s_client asks by R."""
-    with serving(app(), **files.settings()) as served:
+    with serve_in_thread(app(), **files.settings()) as served:
         done = subprocess.run(
             [needs("openssl"), "s_client", "-connect", f"127.0.0.1:{served.port}", "-tls1_2",
              "-legacy_renegotiation"],
@@ -213,7 +213,7 @@ def test_clients_cannot_renegotiate(files, needs):
     "arguments", [["--tlsv1.2", "--tls-max", "1.2"], ["--tlsv1.3"], ["--http1.0"]])
 def test_curl_is_served(files, needs, loop_name, arguments):
     """With the certificate verified."""
-    with serving(app(), loop=loop_name, **files.settings()) as served:
+    with serve_in_thread(app(), loop=loop_name, **files.settings()) as served:
         done = subprocess.run(
             [needs("curl"), "-sS", "--cacert", files.cafile, *arguments,
              "--data-binary", "some bytes", f"https://localhost:{served.port}/echo"],
@@ -234,7 +234,7 @@ def test_a_certificate_is_chosen_by_the_name_that_is_asked_for(files, loop_name)
     anybody = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     anybody.load_verify_locations(files.cafile)
     anybody.check_hostname = False
-    with serving(app(), loop=loop_name, **settings) as served:
+    with serve_in_thread(app(), loop=loop_name, **settings) as served:
         for name, expected in [
             ("shop.example", "shop.example"), ("SHOP.example", "shop.example"),
             ("a.example.org", "*.example.org"), ("a.b.example.org", "localhost"),
@@ -265,7 +265,7 @@ def test_client_certificates_may_be_asked_for(files, loop_name):
         found = request.client_cert
         return None if found is None else [list(pair) for pair in found["subjectAltName"]]
 
-    with serving(made, loop=loop_name, **settings) as served:
+    with serve_in_thread(made, loop=loop_name, **settings) as served:
         with connect(served, files, context=client_with(files, "alice")) as connection:
             assert ask(connection) == (200, b'[["email","alice@example.org"]]')
         with connect(served, files) as connection:
@@ -291,7 +291,7 @@ def test_client_certificates_may_be_required(files, loop_name):
     settings = files.settings(
         ssl_ca_certs=files.cafile, ssl_cert_reqs="required",
         ssl_sni=f"shop.example={shop[0]}:{shop[1]}")
-    with serving(app(), loop=loop_name, **settings) as served:
+    with serve_in_thread(app(), loop=loop_name, **settings) as served:
         for name in ("localhost", "shop.example"):
             with connect(served, files, name, client_with(files, "bob")) as connection:
                 assert ask(connection)[0] == 200
@@ -310,7 +310,7 @@ def test_new_certificates_are_taken_up_while_connections_go_on(own_files, loop_n
     caplog.set_level(logging.INFO, "fastserve")
     files = own_files
     with (
-        serving(app(), loop=loop_name, **files.settings()) as served,
+        serve_in_thread(app(), loop=loop_name, **files.settings()) as served,
         connect(served, files) as old,
     ):
         before = serial_of(old)
@@ -387,7 +387,7 @@ def test_a_link_that_points_elsewhere_is_a_change(own_files, tmp_path):
 def test_the_worker_reloads_when_it_is_told_to(own_files, caplog):
     """For a signal, or a program that knows."""
     caplog.set_level(logging.INFO, "fastserve")
-    with serving(app(), **own_files.settings()) as served:
+    with serve_in_thread(app(), **own_files.settings()) as served:
         first = served.worker.certificates.context
         served.call(served.worker.reload_certificates)
         assert served.worker.certificates.context is not first
@@ -407,7 +407,7 @@ STRANGERS = [
 def test_what_is_no_handshake_is_closed_without_noise(files, loop_name, caplog):
     """Plain HTTP, half a handshake, a reset; nothing above a debug line, no traceback."""
     caplog.set_level(logging.DEBUG)
-    with serving(app(), loop=loop_name, log_level="debug", **files.settings()) as served:
+    with serve_in_thread(app(), loop=loop_name, log_level="debug", **files.settings()) as served:
         for sent in STRANGERS:
             with socket.create_connection(("127.0.0.1", served.port), 20) as stranger:
                 try:
@@ -431,8 +431,9 @@ def test_what_is_no_handshake_is_closed_without_noise(files, loop_name, caplog):
 
 def test_a_handshake_that_does_not_end_is_ended(files, loop_name):
     """At its deadline, which bytes do not move."""
+    settings = files.settings(handshake_timeout_s=0.5)
     with (
-        serving(app(), loop=loop_name, handshake_timeout_s=0.5, **files.settings()) as served,
+        serve_in_thread(app(), loop=loop_name, **settings) as served,
         socket.create_connection(("127.0.0.1", served.port), 20) as stranger,
     ):
         begun = time.monotonic()
@@ -445,7 +446,7 @@ def test_a_handshake_that_does_not_end_is_ended(files, loop_name):
 
 def test_the_oldest_handshake_gives_way(files, loop_name):
     """Who comes and speaks is served, however many sit there."""
-    with serving(app(), loop=loop_name, max_handshakes=3, **files.settings()) as served:
+    with serve_in_thread(app(), loop=loop_name, max_handshakes=3, **files.settings()) as served:
         sitting = [socket.create_connection(("127.0.0.1", served.port), 20) for _ in range(3)]
         with connect(served, files) as connection:
             assert ask(connection)[0] == 200
@@ -456,7 +457,7 @@ def test_the_oldest_handshake_gives_way(files, loop_name):
 
 def test_a_client_that_half_closes_is_no_reason_to_warn(files, loop_name, caplog):
     """close_notify in the middle of a handler ends the connection, quietly."""
-    with serving(app(), loop=loop_name, **files.settings()) as served:
+    with serve_in_thread(app(), loop=loop_name, **files.settings()) as served:
         connection = connect(served, files)
         connection.sendall(b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n")
         connection.settimeout(5)
@@ -472,7 +473,7 @@ def test_a_client_that_half_closes_is_no_reason_to_warn(files, loop_name, caplog
 
 def test_stopping_does_not_wait_for_handshakes(files, loop_name):
     """Who has not come through has asked for nothing."""
-    with serving(app(), loop=loop_name, **files.settings()) as served:
+    with serve_in_thread(app(), loop=loop_name, **files.settings()) as served:
         stranger = socket.create_connection(("127.0.0.1", served.port), 20)
         stranger.sendall(b"\x16")
         with connect(served, files) as connection:
@@ -490,7 +491,7 @@ def test_stopping_does_not_wait_for_handshakes(files, loop_name):
 def test_a_proxy_header_comes_before_the_handshake(files, loop_name, header):
     """In one segment with it or byte by byte; it is taken to the byte."""
     settings = files.settings(proxy_protocol="required", proxy_allow_ips="127.0.0.0/8")
-    with serving(app(), loop=loop_name, **settings) as served:
+    with serve_in_thread(app(), loop=loop_name, **settings) as served:
         for pieces in ([header], [header[at:at + 1] for at in range(len(header))]):
             sock = socket.create_connection(("127.0.0.1", served.port), 20)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -514,7 +515,7 @@ def test_a_header_and_the_hello_may_share_a_segment(files, loop_name):
     client = client_context(files).wrap_bio(incoming, outgoing, server_hostname="localhost")
     settings = files.settings(proxy_protocol="required", proxy_allow_ips="127.0.0.1")
     with (
-        serving(app(), loop=loop_name, **settings) as served,
+        serve_in_thread(app(), loop=loop_name, **settings) as served,
         socket.create_connection(("127.0.0.1", served.port), 20) as sock,
     ):
         before = header

@@ -12,16 +12,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import trustme
+from files_app import lay_out
+
 import fastserve
 
 HERE = Path(__file__).parent
 CLIENTS_APP = str(HERE / "clients_app.py")
+FILES_APP = "files_app:make_app"
+AUTHORITY = "authority.pem"
 START_S = 60
 STOP_S = 60
 
 
 @dataclass
-class Served:
+class ServerProcess:
     """A running server.
 
     url:       where it listens, "http://127.0.0.1:4711", or "unix:/run/the.sock"
@@ -31,6 +36,11 @@ class Served:
     url: str
     log_path: Path
     process: subprocess.Popen[bytes]
+
+    @property
+    def ca_path(self) -> str:
+        """The certificate of the authority that tls_flags() made."""
+        return str(self.log_path.with_name(AUTHORITY))
 
     @property
     def port(self) -> int:
@@ -44,7 +54,9 @@ class Served:
 
 
 @contextlib.contextmanager
-def serving(directory: Path, *flags: str, target: str = CLIENTS_APP) -> Iterator[Served]:
+def serve_in_process(
+    directory: Path, *flags: str, target: str = CLIENTS_APP
+) -> Iterator[ServerProcess]:
     """`fastserve run TARGET FLAGS`; behind it, it must end well and without a traceback.
 
     directory:  where its log goes
@@ -59,7 +71,7 @@ def serving(directory: Path, *flags: str, target: str = CLIENTS_APP) -> Iterator
         process = subprocess.Popen(command, cwd=directory, env=environment, stderr=log)
     try:
         url = wait_for(log_path, r"listening on (\S+) \(pid", process)[1]
-        yield Served(url, log_path, process)
+        yield ServerProcess(url, log_path, process)
         process.terminate()
         status = process.wait(STOP_S)
         log_text = log_path.read_text()
@@ -68,6 +80,22 @@ def serving(directory: Path, *flags: str, target: str = CLIENTS_APP) -> Iterator
     finally:
         process.kill()
         process.wait()
+
+
+def serve_files(directory: Path, *flags: str) -> contextlib.AbstractContextManager[ServerProcess]:
+    """serve_in_process() for files_app.py, with its files below the directory."""
+    found = ("--factory", "--app-dir", str(HERE))
+    return serve_in_process(lay_out(directory), *found, *flags, target=FILES_APP)
+
+
+def tls_flags(directory: Path) -> tuple[str, ...]:
+    """The flags that make a server speak TLS, with a certificate for this machine's names."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(directory / AUTHORITY))
+    path = str(directory / "server.pem")
+    issued = authority.issue_cert("localhost", "127.0.0.1")
+    issued.private_key_and_cert_chain_pem.write_to_path(path)
+    return ("--ssl-certfile", path)
 
 
 def wait_for(path: Path, pattern: str, process: subprocess.Popen[bytes]) -> re.Match[str]:

@@ -18,7 +18,7 @@ from fastserve.worker import Worker
 DEADLINE_S = 20
 
 
-class Served:
+class WorkerThread:
     """An app that is being served.
 
     port:    of its first listener
@@ -75,10 +75,10 @@ def wait_for(condition: Any) -> None:
 
 
 @contextlib.contextmanager
-def serving(app: App, **settings: Any) -> Iterator[Served]:
+def serve_in_thread(app: App, **settings: Any) -> Iterator[WorkerThread]:
     """Serve an app on a free port while inside."""
     settings.setdefault("port", 0)
-    served = Served(app, Config.load(settings))
+    served = WorkerThread(app, Config.load(settings))
     served.start()
     try:
         yield served
