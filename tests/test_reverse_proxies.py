@@ -1,131 +1,22 @@
 """nginx and HAProxy in front of a real server: connections to it are kept and used again.
 
-The proxies listen on unix sockets, so that no port is guessed. A test ends with what the
-proxy logged: an upstream that closed early, or any retry, is a failure even where the proxy
-hid it from the client.
+A test ends with what the proxy logged: an upstream that closed early, or any retry, is a
+failure even where the proxy hid it from the client.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
-import re
-import shutil
 import socket
-import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
 
 import httpx
 import pytest
 from clients_app import MIB, content
-from server_process import START_S, ServerProcess, output_of, serve_in_process
-
-KEPT = 8  # idle connections to the server that a proxy keeps
-
-NGINX = """
-{user}
-daemon off;
-pid nginx.pid;
-error_log error.log error;
-worker_processes 1;
-events {{ worker_connections 256; }}
-http {{
-    access_log off;
-    client_max_body_size 0;
-    client_body_temp_path body;
-    proxy_temp_path proxy;
-    fastcgi_temp_path unused1; uwsgi_temp_path unused2; scgi_temp_path unused3;
-    proxy_next_upstream off;
-    upstream kept {{ server 127.0.0.1:{port}; keepalive {kept}; }}
-    map $http_upgrade $connection_wanted {{ default upgrade; '' ''; }}
-    server {{
-        listen unix:{directory}/socket;
-        proxy_set_header Host $host;
-        proxy_set_header Upgrade $http_upgrade;
-        proxy_set_header Connection $connection_wanted;
-        location / {{ proxy_pass http://kept; proxy_http_version 1.1; }}
-        location /unbuffered/ {{
-            proxy_pass http://kept/;
-            proxy_http_version 1.1;
-            proxy_buffering off;
-            proxy_request_buffering off;
-        }}
-        location /old/ {{
-            proxy_pass http://kept/;
-            proxy_http_version 1.0;
-            proxy_set_header Connection close;
-        }}
-    }}
-}}
-"""
-
-HAPROXY = """
-global
-    nbthread 1
-    log stdout format raw local0
-defaults
-    mode http
-    log global
-    option httplog
-    option dontlognull
-    timeout connect 10s
-    timeout client 60s
-    timeout server 60s
-    retries 0
-    http-reuse always
-    option http-keep-alive
-frontend clients
-    bind {directory}/socket
-    http-request set-path %[path,regsub(^/old/,/)] if {{ path_beg /old/ }}
-    http-request set-path %[path,regsub(^/unbuffered/,/)] if {{ path_beg /unbuffered/ }}
-    default_backend servers
-backend servers
-    server one 127.0.0.1:{port} pool-max-conn {kept} pool-purge-delay 600s check inter 200ms
-    option httpchk GET /
-"""
-
-# How a line of HAProxy about a request says that nothing went wrong ("CD--": the client left)
-# and that nothing was tried again.
-ENDED_WELL = re.compile(r" (----|CD--) \d+/\d+/\d+/\d+/0 ")
-
-
-@dataclass
-class Proxy:
-    """A proxy in front of a server."""
-
-    name: str
-    socket_path: str
-    served: ServerProcess
-    directory: Path
-
-    def wait(self, process: subprocess.Popen[bytes]) -> None:
-        """Until it listens."""
-        deadline = time.monotonic() + START_S
-        while time.monotonic() < deadline and process.poll() is None:
-            with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):
-                probe.connect(self.socket_path)
-                return
-            time.sleep(0.01)
-        raise AssertionError((self.directory / "log").read_text())
-
-    def client(self) -> httpx.Client:
-        """A client whose requests go through the proxy."""
-        # reading the CA bundle for a TLS that is not there would take longer than the requests
-        transport = httpx.HTTPTransport(uds=self.socket_path, verify=False)
-        return httpx.Client(transport=transport, base_url="http://proxied", timeout=60)
-
-    def complaints(self) -> list[str]:
-        """What the proxy held against the server."""
-        if self.name == "nginx":
-            return (self.directory / "error.log").read_text().splitlines()
-        lines = (self.directory / "log").read_text().splitlines()
-        return [line for line in lines if "is DOWN" in line or not ENDED_WELL.search(line)]
+from proxy_process import KEPT, ProxyProcess, proxy_in_process
+from server_process import ServerProcess, output_of, serve_in_process
 
 
 @pytest.fixture(scope="module")
@@ -136,30 +27,12 @@ def served(tmp_path_factory) -> Iterator[ServerProcess]:
 
 
 @pytest.fixture(params=["nginx", "haproxy"])
-def proxy(request, served, needs) -> Iterator[Proxy]:
+def proxy(request, served, needs) -> Iterator[ProxyProcess]:
     """Each proxy in turn, which must have nothing to complain of when it is stopped."""
-    program = needs(request.param)
-    directory = Path(tempfile.mkdtemp(prefix="proxy"))  # short enough for a unix socket's name
-    template, command = {
-        "nginx": (NGINX, [program, "-p", f"{directory}/", "-c", "config", "-e", "error.log"]),
-        "haproxy": (HAPROXY, [program, "-db", "-f", "config"]),
-    }[request.param]
-    user = "user root;" if os.geteuid() == 0 else ""
-    (directory / "config").write_text(
-        template.format(directory=directory, port=served.port, kept=KEPT, user=user))
-    with (directory / "log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=directory, stdout=log, stderr=log)
-    proxy = Proxy(request.param, str(directory / "socket"), served, directory)
-    try:
-        proxy.wait(process)
+    with proxy_in_process(request.param, needs, f"127.0.0.1:{served.port}") as proxy:
         yield proxy
-        process.terminate()
-        process.wait(30)
+        proxy.stop()
         assert proxy.complaints() == []
-    finally:
-        process.kill()
-        process.wait()
-        shutil.rmtree(directory)
 
 
 def ports_of(client: httpx.Client, path: str = "/seen", count: int = 20) -> set[int]:
