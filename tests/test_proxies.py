@@ -26,6 +26,19 @@ http {{
     {site}
 }}
 """
+HAPROXY = """
+defaults
+    mode http
+    timeout connect 5s
+    timeout client 30s
+    timeout server 30s
+    retries 0
+frontend web
+    bind 127.0.0.1:{port} ssl crt {certificate}
+    default_backend app
+backend app
+    server app1 {address} {sent}
+"""
 
 
 @pytest.fixture
@@ -140,21 +153,62 @@ def test_nginx_keeps_its_connections(app, needs, tmp_path):
     assert len({answer["client_port"] for answer in answers}) <= 3
 
 
-def test_haproxy_in_front(app, needs, tmp_path):
+@contextlib.contextmanager
+def served_at(app, upstream, tmp_path, **settings):
+    """The app over TCP or over a unix socket; yields its address as HAProxy writes it."""
+    path = tmp_path / "app.sock"
+    if upstream == "unix":
+        settings |= {"uds": str(path), "port": None}
+    with serve_in_thread(app, **settings) as served:
+        yield f"unix@{path}" if upstream == "unix" else f"127.0.0.1:{served.port}"
+
+
+@pytest.mark.parametrize("upstream", ["tcp", "unix"])
+def test_haproxy_in_front(app, needs, tmp_path, upstream):
     """With its health check on /-/ready, and connections that it uses again."""
     haproxy, port = needs("haproxy"), free_port()
-    with serve_in_thread(app, behind="haproxy") as served:
+    with served_at(app, upstream, tmp_path, behind="haproxy") as address:
         config = tmp_path / "haproxy.cfg"
         text = (EXAMPLES / "haproxy.cfg").read_text()
         config.write_text(
-            text.replace("bind :80", f"bind 127.0.0.1:{port}")
-            .replace("127.0.0.1:8000", f"127.0.0.1:{served.port}"))
+            text.replace("bind :80", f"bind 127.0.0.1:{port}").replace("127.0.0.1:8000", address))
         with running([haproxy, "-db", "-f", str(config)], port, tmp_path):
             for source in ("127.0.0.2", "127.0.0.3"):
                 client = client_at(source, port)
                 for answer in ask_often(client):
                     assert (answer["client"], answer["scheme"]) == (source, "http")
                     assert answer["url"] == f"http://127.0.0.1:{port}/"
+                client.close()
+
+
+@pytest.mark.parametrize("upstream", ["tcp", "unix"])
+@pytest.mark.parametrize("sent", ["send-proxy", "send-proxy-v2", "send-proxy-v2-ssl"])
+def test_haproxy_names_clients_in_proxy_headers(app, needs, tmp_path, upstream, sent):
+    """Of either version, over keep-alive connections; who ended TLS is believed, fields are not."""
+    haproxy, port = needs("haproxy"), free_port()
+    authority = trustme.CA()
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(
+        str(tmp_path / "both.pem"))
+    context = ssl.create_default_context(cadata=authority.cert_pem.bytes().decode())
+    settings = {
+        "proxy_protocol": "required",
+        "proxy_allow_ips": "unix" if upstream == "unix" else "127.0.0.1",
+    }
+    with served_at(app, upstream, tmp_path, **settings) as address:
+        config = tmp_path / "haproxy.cfg"
+        config.write_text(HAPROXY.format(
+            port=port, certificate=tmp_path / "both.pem", address=address, sent=sent))
+        with running([haproxy, "-db", "-f", str(config)], port, tmp_path):
+            for source in ("127.0.0.2", "127.0.0.3"):
+                client = http.client.HTTPSConnection(
+                    "127.0.0.1", port, timeout=20, source_address=(source, 0), context=context)
+                client.connect()
+                own_port = client.sock.getsockname()[1]
+                scheme = "https" if sent == "send-proxy-v2-ssl" else "http"
+                for answer in ask_often(client, 5):
+                    assert answer == {
+                        "client": source, "client_port": own_port, "scheme": scheme,
+                        "url": f"{scheme}://127.0.0.1:{port}/"}
                 client.close()
 
 
