@@ -101,6 +101,25 @@ class Tab:
         """Loads that the browser gave up."""
         return [params for name, params in self.events if name == "Network.loadingFailed"]
 
+    def statuses(self, url: str) -> list[int]:
+        """What the server answered for an address, where the browser's cache did not."""
+        asked = {
+            params["requestId"]
+            for name, params in self.events
+            if name == "Network.requestWillBeSent" and params["request"]["url"] == url
+        }
+        return [
+            params["statusCode"]
+            for name, params in self.events
+            if name == "Network.responseReceivedExtraInfo" and params["requestId"] in asked
+        ]
+
+    def choose_file(self, selector: str, path: Path) -> None:
+        """Put a file into an input of the page, as a user does."""
+        root = self.call("DOM.getDocument")["root"]["nodeId"]
+        node = self.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
+        self.call("DOM.setFileInputFiles", nodeId=node, files=[str(path)])
+
     def close(self) -> None:
         """Close the page."""
         session, self._session = self._session, None
@@ -109,12 +128,12 @@ class Tab:
 
 
 @contextlib.contextmanager
-def chromium(program: str, directory: Path) -> Iterator[Callable[[], Tab]]:
+def chromium(program: str, directory: Path, *flags: str) -> Iterator[Callable[[], Tab]]:
     """A browser with a new, empty profile below a directory; yields what opens a tab."""
     profile = directory / "profile"
     profile.mkdir()
     sandbox = ("--no-sandbox",) if os.geteuid() == 0 else ()  # root has none
-    command = [program, *FLAGS, *sandbox, f"--user-data-dir={profile}"]
+    command = [program, *FLAGS, *sandbox, *flags, f"--user-data-dir={profile}"]
     with (directory / "chromium.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
     try:

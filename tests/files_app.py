@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
+import struct
 from pathlib import Path
 
 import brotli
@@ -29,6 +30,14 @@ PAGE = b"""<!doctype html>
 <input name="title" value="a b&amp;c"><input id="file" name="file" type="file">
 </form></body></html>
 """
+SECONDS = 200
+RATE = 8000
+SAMPLES = bytes(range(256)) * (SECONDS * RATE // 256)
+SOUND = b"RIFF%sWAVEfmt %sdata%s" % (
+    struct.pack("<I", 36 + len(SAMPLES)),
+    struct.pack("<IHHIIHH", 16, 1, 1, RATE, RATE, 1, 8),
+    struct.pack("<I", len(SAMPLES)),
+) + SAMPLES
 CONTENTS = {
     "page.html": PAGE,
     "page.css": b"#styled { color: rgb(1, 2, 3) }",
@@ -36,6 +45,7 @@ CONTENTS = {
     "page.js.gz": GZIPPED,
     "page.js.br": BROTLI,
     "dot.png": PNG,
+    "sound.wav": SOUND,
     "small.bin": content(1000),
     "middle.bin": content(MIB),
     "large.bin": content(10 * MIB),

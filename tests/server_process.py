@@ -21,6 +21,7 @@ HERE = Path(__file__).parent
 CLIENTS_APP = str(HERE / "clients_app.py")
 FILES_APP = "files_app:make_app"
 AUTHORITY = "authority.pem"
+CERTIFICATE = "server.pem"
 START_S = 60
 STOP_S = 60
 
@@ -41,6 +42,11 @@ class ServerProcess:
     def ca_path(self) -> str:
         """The certificate of the authority that tls_flags() made."""
         return str(self.log_path.with_name(AUTHORITY))
+
+    @property
+    def certificate(self) -> str:
+        """Its own, below that authority; the file has the key and the chain too."""
+        return str(self.log_path.with_name(CERTIFICATE))
 
     @property
     def port(self) -> int:
@@ -92,7 +98,7 @@ def tls_flags(directory: Path) -> tuple[str, ...]:
     """The flags that make a server speak TLS, with a certificate for this machine's names."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(directory / AUTHORITY))
-    path = str(directory / "server.pem")
+    path = str(directory / CERTIFICATE)
     issued = authority.issue_cert("localhost", "127.0.0.1")
     issued.private_key_and_cert_chain_pem.write_to_path(path)
     return ("--ssl-certfile", path)
