@@ -1,4 +1,4 @@
-"""Real clients and files: ranges, conditions, compressed siblings; over TCP and over TLS."""
+"""Real clients and files: ranges, conditions, siblings, forms; TCP, TLS and a unix socket."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import json
 import os
 import re
 import ssl
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import aiohttp
 import httpx
@@ -208,12 +210,15 @@ def test_curl_keeps_its_connection(served, curl):
 
 @pytest.mark.parametrize("path", PATHS)
 def test_wget_goes_on_where_it_was(served, wget, tmp_path, path):
-    """-c completes a file, and leaves one that is complete alone."""
+    """-c completes a file, and leaves one that is complete alone; without it all is fetched."""
     saved, url = tmp_path / "large.bin", f"{served.url}/{path}/large.bin"
     saved.write_bytes(LARGE[:3_000_000])
     for _ in range(2):
         wget("-c", "-P", str(tmp_path), url)
         assert saved.read_bytes() == LARGE
+    saved.unlink()
+    wget("-P", str(tmp_path), url)
+    assert saved.read_bytes() == LARGE
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -251,6 +256,7 @@ def test_httpx_asks_for_ranges(client, path):
     several = client.get(url, headers={"range": SEVERAL})
     check_several(several.headers["content-type"], several.content)
 
+    assert client.get(f"/{path}/large.bin").content == LARGE
     tag = several.headers["etag"]
     for condition, status in ((tag, 206), ('"another"', 200), (CHANGED, 206)):
         answer = client.get(url, headers={"range": "bytes=5-9", "if-range": condition})
@@ -327,6 +333,7 @@ def test_aiohttp_asks_for_ranges_and_on_conditions(served, context, path):
             assert (await ask(url, **{"If-None-Match": tag}))[0] == 304
             assert (await ask(url, **{"If-Modified-Since": CHANGED}))[0] == 304
             assert (await ask("/files/page.js"))[2] == SCRIPT
+            assert (await ask(f"/{path}/large.bin"))[2] == LARGE
             step = len(LARGE) // 20
             pieces = await asyncio.gather(*[
                 ask(f"/{path}/large.bin", Range=f"bytes={i * step}-{i * step + step - 1}")
@@ -349,7 +356,7 @@ def shown(name: str, kind: str, data: bytes) -> list[object]:
 
 
 def test_curl_sends_forms(served, curl, tmp_path):
-    """-d, --data-urlencode and -F: fields as they are, files byte for byte, large ones too."""
+    """-d, --data-urlencode and -F: fields as they are, files byte for byte, by invitation."""
     url = f"{served.url}/form"
     assert json.loads(curl("-d", "a=1&b=%C3%BC+x", "-d", "a=2", url)) == {
         "a": ["1", "2"], "b": ["ü x"]}
@@ -360,9 +367,11 @@ def test_curl_sends_forms(served, curl, tmp_path):
     small = tmp_path / "small"
     small.write_bytes(b"")
     answer = curl(
+        "-v", "-H", "Expect: 100-continue", "--expect100-timeout", "50",
         "--form-string", f"text={TEXT}", "-F", f'file=@"{picture}"',
         "-F", f"file=@{small};filename=empty;type=a/b", "-F", f"read=<{small}", url)
-    assert json.loads(answer) == {
+    assert "< HTTP/1.1 100 Continue" in answer
+    assert json.loads(re.search(r"^\{.*\}", answer)[0]) == {
         "text": [TEXT],
         "file": [shown(picture.name, "image/png", LARGE), shown("empty", "a/b", b"")],
         "read": [""],
@@ -430,3 +439,76 @@ def test_load_generators_see_no_error(served, needs, path):
         needs("h2load"), "--h1", "-n", "100", "-c", "5", "-m", "4", f"{served.url}/{path}")
     assert "100 succeeded, 0 failed, 0 errored" in report
     assert "status codes: 100 2xx" in report
+
+
+# --- over a unix socket ------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def socket_path() -> Iterator[str]:
+    """Where a server with files listens that has no port."""
+    with tempfile.TemporaryDirectory(prefix="files") as directory:
+        path = f"{directory}/socket"
+        with serve_files(Path(directory), "--uds", path):
+            yield path
+
+
+def test_curl_over_a_unix_socket(socket_path, needs, tmp_path):
+    """Files, resumption, ranges, conditions and a form, over a connection that is kept."""
+    saved, small = tmp_path / "saved", tmp_path / "small"
+    saved.write_bytes(LARGE[:3_000_000])
+    small.write_bytes(MIDDLE)
+    asked = (
+        (("-C", "-", "-o", str(saved)), "files/large.bin"), (("-r", "5-9"), "single/large.bin"),
+        (("-z", CHANGED), "files/middle.bin"), (("-I",), "files/large.bin"),
+        (("-T", str(small)), "count"), (("-F", f"file=@{small}"), "form"), ((), "files/nothing"),
+    )
+    arguments: list[str] = []
+    for options, path in asked:
+        kept = () if "-o" in options else ("-o", "/dev/null")
+        arguments += [
+            "--next", "-sS", "--unix-socket", socket_path, "--max-time", "60", *kept, *options,
+            "-w", "%{http_code} %{num_connects}\n", f"http://here/{path}"]
+
+    report = output_of(needs("curl"), *arguments[1:])
+    assert report.splitlines() == ["206 1", "206 0", "304 0", "200 0", "200 0", "200 0", "404 0"]
+    assert saved.read_bytes() == LARGE
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_libraries_over_a_unix_socket(socket_path, path):
+    """httpx and aiohttp: whole files, ranges, conditions."""
+    url = f"/{path}/middle.bin"
+    transport = httpx.HTTPTransport(uds=socket_path, verify=False)
+    with httpx.Client(transport=transport, base_url="http://here", timeout=60) as client:
+        assert client.get(f"/{path}/large.bin").content == LARGE
+        for asked, status, told, body in RANGES:
+            answer = client.get(url, headers={"range": asked})
+            assert (answer.status_code, answer.headers.get("content-range")) == (status, told)
+            assert body is None or answer.content == body
+        several = client.get(url, headers={"range": SEVERAL})
+        check_several(several.headers["content-type"], several.content)
+        assert client.get(url, headers={"if-modified-since": CHANGED}).status_code == 304
+
+    async def work() -> list[bytes]:
+        connector = aiohttp.UnixConnector(socket_path)
+        async with aiohttp.ClientSession("http://here", connector=connector) as client:
+
+            async def ask() -> bytes:
+                async with client.get(url) as answer:
+                    return await answer.read()
+
+            return await asyncio.gather(*[ask() for _ in range(20)])
+
+    assert set(asyncio.run(work())) == {MIDDLE}
+
+
+def test_h2load_over_a_unix_socket(socket_path, needs):
+    """Files and streams, several requests on the way at once."""
+    for path in ("files/middle.bin", "single/small.bin", "stream/30000"):
+        report = output_of(
+            *(needs("h2load"), "--h1", "-n", "100", "-c", "5", "-m", "4"),
+            *("-B", f"unix:{socket_path}", f"http://here/{path}"),
+        )
+        assert "100 succeeded, 0 failed, 0 errored" in report
+        assert "status codes: 100 2xx" in report
