@@ -98,7 +98,7 @@ def test_the_commands_of_a_page_parse(page):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = set(project["optional-dependencies"])
     for command in commands(page):
-        words = shlex.split(command)
+        words = shlex.split(command, comments=True)
         if words[:2] == ["fastserve", "run"]:
             context = run.make_context("fastserve run", words[2:])
             given = {k: v for k, v in context.params.items() if v not in (None, ())}
