@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import json
 import random
@@ -455,9 +456,16 @@ def test_httpx_asks_side_by_side(server):
     assert connections <= 10
 
 
+def session() -> requests.Session:
+    """A session that waits no longer than a minute; requests itself waits for ever."""
+    client = requests.Session()
+    client.request = functools.partial(client.request, timeout=60)
+    return client
+
+
 def test_requests_keeps_its_session(server):
     """requests: one connection, cookies, redirects, chunked and sized bodies."""
-    with requests.Session() as client:
+    with session() as client:
         ports = set()
         for _ in range(10):
             assert client.get(server).text == "Hello, World!"
@@ -481,11 +489,11 @@ def test_requests_keeps_its_session(server):
 
 def test_requests_reads_streams_as_they_are_made(server):
     """The same for requests, but for the 103, which http.client takes for the answer."""
-    with requests.Session() as client:
+    with session() as client:
         with client.get(f"{server}/gated/requests", stream=True) as answer:
             lines = answer.iter_lines(chunk_size=1)
             assert next(lines) == b"first"
-            requests.post(f"{server}/release/requests")
+            requests.post(f"{server}/release/requests", timeout=60)
             assert list(lines) == [b"second"]
         for stream in STREAMS:
             assert client.get(f"{server}/{stream}/{MIB}").content == content(MIB)
