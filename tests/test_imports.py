@@ -30,7 +30,7 @@ FLOORS = {
 GROUND_ORDER = ["errors", "networks", "presets", "config"]
 # Inside the wire floor: each room may know those before it.
 WIRE_ORDER = [
-    "plan", "buffer", "scan", "authority", "chunks", "parser", "httptools_parser", "wheel",
+    "plan", "buffer", "scan", "authority", "chunks", "head", "parser", "httptools_parser", "wheel",
     "runner", "router", "system", "transport", "acceptor",
     "multidict", "messages", "deadlines", "conditions", "files", "outgoing", "serializer",
     "engine", "exchange", "protocol",

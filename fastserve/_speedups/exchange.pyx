@@ -11,7 +11,7 @@ from fastserve._speedups.messages cimport (
     ConditionalResponse, PartsResponse, Request, Response, StreamingResponse, to_response)
 from fastserve._speedups.outgoing cimport (
     FRAMED_BY_CHUNKS, FRAMED_BY_CLOSE, FRAMED_BY_LENGTH, Outgoing, send_parts, send_pieces)
-from fastserve._speedups.parser cimport METHOD_GET, METHOD_HEAD
+from fastserve._speedups.head cimport METHOD_GET, METHOD_HEAD
 from fastserve._speedups.plan cimport Plan
 from fastserve._speedups.runner cimport RAISED, RETURNED, SUSPENDED, Outcome
 from fastserve._speedups.serializer cimport (

@@ -12,11 +12,13 @@ from fastserve._speedups.chunks cimport Chunks
 from fastserve._speedups.engine cimport Engine
 from fastserve._speedups.exchange cimport AnsweringConnection
 from fastserve._speedups.messages cimport Request
-from fastserve._speedups.parser cimport Head, Parser
+from fastserve._speedups.head cimport FieldMemo, Head
+from fastserve._speedups.parser cimport Parser
 
 cdef class HttpProtocol(AnsweringConnection):
     cdef Parser parser
     cdef Head head
+    cdef FieldMemo* memo            # owned; NULL until a second request comes
     cdef Py_ssize_t head_size       # > 0: `head` is complete, and waits for its turn
     cdef Py_ssize_t whole_head      # size of the head that is being answered
     cdef Chunks* chunks             # owned; NULL until a chunked body comes
@@ -32,6 +34,7 @@ cdef class HttpProtocol(AnsweringConnection):
     cdef Py_ssize_t take_body(self, const char* data, Py_ssize_t size) except -1
     cdef bint may_overlap(self)
     cdef Py_ssize_t dispatch(self, const char* data, Py_ssize_t size) except -1
+    cdef int make_room_for_memo(self) except -1
     cdef int begin_chunks(self) except -1
     cdef int refuse(self, int status) except -1
     cdef int refuse_body(self, object error) except -1

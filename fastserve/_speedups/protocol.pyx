@@ -4,7 +4,8 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
 from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
-from libc.stdlib cimport calloc, free
+from libc.stdint cimport uint32_t
+from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memset
 
 from fastserve._speedups.buffer cimport Buffer
@@ -13,8 +14,9 @@ from fastserve._speedups.deadlines cimport (
 from fastserve._speedups.engine cimport OUT_HIGH, Engine
 from fastserve._speedups.exchange cimport (
     STAGE_CHUNKED, STAGE_HEAD, STAGE_LENGTH, STAGE_LINGER, STAGE_LOST, AnsweringConnection, Call)
+from fastserve._speedups.head cimport (
+    MAX_MEMO_BYTES, METHOD_GET, METHOD_HEAD, METHOD_OPTIONS, METHOD_TRACE, FieldMemo, Head)
 from fastserve._speedups.messages cimport Body, Request
-from fastserve._speedups.parser cimport METHOD_GET, METHOD_HEAD, METHOD_OPTIONS, METHOD_TRACE
 from fastserve._speedups.plan cimport Plan
 from fastserve._speedups.router cimport (
     MATCH_FOUND, MATCH_MALFORMED, Params, PathEntry, release_params)
@@ -32,6 +34,7 @@ cdef class HttpProtocol(AnsweringConnection):
 
     def __dealloc__(self):
         free(self.chunks)
+        free(self.memo)
 
     # asyncio's side, for transports of the loop
 
@@ -152,7 +155,10 @@ cdef class HttpProtocol(AnsweringConnection):
                     self.engine.continue_later(self)
                     break
                 if self.head_size == 0:
-                    count = self.parser.parse_head(data + at, size - at, &self.head)
+                    if self.whole_head and self.whole_head <= MAX_MEMO_BYTES and (
+                            self.memo == NULL or self.memo.capacity < self.whole_head):
+                        self.make_room_for_memo()
+                    count = self.parser.parse_head(data + at, size - at, &self.head, self.memo)
                     if count == 0:
                         break
                     if count < 0:
@@ -326,6 +332,17 @@ cdef class HttpProtocol(AnsweringConnection):
                 release_params(&params)
         memset(head, 0, sizeof(Head))
         return consumed
+
+    cdef int make_room_for_memo(self) except -1:
+        # A second request comes: the first one's fields would fit, and so may these.
+        cdef Py_ssize_t capacity = (self.whole_head + 63) & ~63
+        free(self.memo)
+        self.memo = <FieldMemo*>malloc(sizeof(FieldMemo) + <size_t>capacity)
+        if self.memo == NULL:
+            raise MemoryError
+        self.memo.capacity = <uint32_t>capacity
+        self.memo.size = 0
+        return 0
 
     cdef int begin_chunks(self) except -1:
         self.stage = STAGE_CHUNKED
