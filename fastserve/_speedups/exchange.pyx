@@ -13,9 +13,9 @@ from fastserve._speedups.outgoing cimport (
     FRAMED_BY_CHUNKS, FRAMED_BY_CLOSE, FRAMED_BY_LENGTH, Outgoing, send_parts, send_pieces)
 from fastserve._speedups.head cimport METHOD_GET, METHOD_HEAD
 from fastserve._speedups.plan cimport Plan
-from fastserve._speedups.runner cimport RAISED, RETURNED, SUSPENDED, Outcome
 from fastserve._speedups.serializer cimport (
     CHUNKED, PERSIST_NOT, PERSIST_SAID, PERSIST_SILENT, UNTIL_CLOSE, Persistence)
+from fastserve._speedups.task cimport RAISED, RETURNED, SUSPENDED, Outcome
 from fastserve._speedups.wheel cimport Wheel
 
 from fastserve.errors import ClientDisconnect, HTTPError
