@@ -20,7 +20,7 @@ Options.warning_errors = True
 
 ROOMS = Path("fastserve/_speedups")
 # What reads a stranger's bytes may not even change a number's sign by accident.
-PARSER = {"authority", "chunks", "httptools_parser", "parser"}
+PARSER = {"authority", "chunks", "head", "httptools_parser", "parser"}
 
 
 def switch(name: str) -> bool:

@@ -39,7 +39,7 @@ from fastserve.routing import Claims, Route, Router, compile_routes
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
-    from fastserve._speedups.protocol import Engine
+    from fastserve._speedups.engine import Engine
     from fastserve._speedups.router import Router as CompiledRouter
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -323,7 +323,7 @@ class App:
                        http=, tasks=
         """
         from fastserve._speedups.protocol import (
-            Engine,  # brings asyncio, which registering needs not
+            HttpEngine,  # brings asyncio, which registering needs not
         )
 
         own = {field.name for field in dataclasses.fields(FormLimits)}
@@ -335,7 +335,7 @@ class App:
         health = Health() if health_paths else None
         router = self.build_router(
             health=health, decompress_requests=settings.pop("decompress_requests", False))
-        engine = Engine(
+        engine = HttpEngine(
             loop, router, app=self, on_error=on_error or self.handle_error, **settings)
         if health is not None:
             health.engine = engine

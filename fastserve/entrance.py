@@ -25,7 +25,7 @@ from fastserve.proxy_protocol import V2_FIXED_BYTES, V2_REST_BYTES, NoHeader, So
 from fastserve.tls import Certificates
 
 if TYPE_CHECKING:
-    from fastserve._speedups.protocol import Engine
+    from fastserve._speedups.engine import Engine
 
 HEADER_BYTES = V2_FIXED_BYTES + V2_REST_BYTES
 LINES_PER_SECOND = 10

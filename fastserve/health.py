@@ -15,7 +15,7 @@ from fastserve._speedups.plan import Plan
 from fastserve.routing import Route, Router
 
 if TYPE_CHECKING:
-    from fastserve._speedups.protocol import Engine
+    from fastserve._speedups.engine import Engine
 
 LIVE, READY = "/-/live", "/-/ready"
 HEADERS = {"cache-control": "no-store"}

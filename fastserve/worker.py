@@ -32,7 +32,7 @@ from fastserve.target import user_traceback
 from fastserve.tls import Certificates
 
 if TYPE_CHECKING:
-    from fastserve._speedups.protocol import Engine
+    from fastserve._speedups.engine import Engine
     from fastserve.app import App
 
 OK, FAILED, STARTUP_FAILED = 0, 1, 3

@@ -30,10 +30,10 @@ FLOORS = {
 GROUND_ORDER = ["errors", "networks", "presets", "config"]
 # Inside the wire floor: each room may know those before it.
 WIRE_ORDER = [
-    "plan", "buffer", "scan", "authority", "chunks", "parser", "httptools_parser", "wheel",
-    "runner", "router", "system", "transport", "acceptor",
+    "plan", "buffer", "scan", "authority", "chunks", "head", "parser", "httptools_parser", "wheel",
+    "stepping", "task", "runner", "router", "system", "transport", "acceptor",
     "multidict", "messages", "deadlines", "conditions", "files", "outgoing", "serializer",
-    "protocol",
+    "engine", "exchange", "protocol",
 ]
 # App.run() is the one step up: the application starts the process that serves it.
 EXCEPTIONS = {("app", "worker")}
@@ -42,7 +42,7 @@ FORBIDDEN = {
     APPLICATION: {"socket", "signal", "uvloop", "click", "multiprocessing"},
     PROCESS: {"click"},
 }
-ASYNCIO_ON_THE_WIRE = {"outgoing", "protocol", "transport", "runner"}
+ASYNCIO_ON_THE_WIRE = {"outgoing", "exchange", "transport", "runner", "task"}
 OPTIONAL = [
     "click", "uvloop", "httptools", "h11", "httpx", "anyio", "jinja2", "msgspec",
     "prometheus_client", "python_multipart", "brotli", "backports.zstd", "watchfiles", "redis",

@@ -4,14 +4,19 @@ import pytest
 import wire_cases
 from reference import parser as reference
 
+from fastserve._speedups.head import Method
 from fastserve._speedups.httptools_parser import HttptoolsParser
-from fastserve._speedups.parser import Method, NativeParser
+from fastserve._speedups.parser import NativeParser
 
 BACKENDS = [NativeParser, HttptoolsParser]
 HEADS = wire_cases.load("heads") + wire_cases.load("framing")
 BODIES = wire_cases.load("chunked")
 HEAD = b"GET / HTTP/1.1\r\nHost: a\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: a\r\n"
+OTHER_LINES = [
+    b"GET / HTTP/1.1\r", b"GET / HTTP/1.0\r", b"POST /longer?query HTTP/1.1\r",
+    b"GET http://a/ HTTP/1.1\r", b"GET http://b HTTP/1.0\r", b"OPTIONS * HTTP/1.1\r",
+]  # fmt: skip
 
 
 @pytest.fixture(params=BACKENDS, ids=["native", "httptools"])
@@ -43,6 +48,23 @@ def test_head(backend, case, guard_page):
         assert isinstance(verdict, dict), verdict
         assert {key: verdict[key] for key in case.meaning} == case.meaning
         assert verdict["consumed"] == len(case.data)
+
+
+@pytest.mark.parametrize("case", HEADS, ids=repr)
+def test_what_came_before_changes_nothing(backend, case, guard_page):
+    """The same fields behind any other request line left nothing that a head is judged by."""
+    parser = backend(**case.limits)
+    verdict = parser.head(case.data)
+    first_line, _, fields = case.data.removeprefix(b"\r\n").partition(b"\n")
+    for line in (first_line, *OTHER_LINES):
+        for between in (fields, b"Host: a\r\n\r\n", fields.replace(b"a", b"b")):
+            before = line + b"\n" + between
+            assert parser.split_head([case.data], guard_page, before) == verdict, before
+            if not case.incomplete:
+                more = [case.data + before]
+                assert parser.split_head(more, guard_page, before) == verdict, before
+    for pieces in wire_cases.splits(case.data):
+        assert parser.split_head(pieces, guard_page, case.data) == verdict, pieces
 
 
 @pytest.mark.parametrize("case", HEADS, ids=repr)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import json
 import logging
 
 import pytest
@@ -55,6 +56,10 @@ def make_app() -> App:
     @app.post("/echo")
     async def echo(request: Request):
         return Response(await request.body(), status=201, headers={"x-kind": "echo"})
+
+    @app.post("/fields")
+    async def fields(request: Request):
+        return {**dict(request.headers), "body": (await request.body()).decode()}
 
     @app.post("/pieces")
     async def pieces(request: Request):
@@ -816,6 +821,26 @@ def test_lingering_is_bounded_in_bytes(bench):
         except ConnectionError:
             break
     bench.wait_for(lambda: bench.engine.connections == 0)
+
+
+def test_the_fields_of_each_request_are_its_own(bench):
+    """Same, other, longer and shorter fields, in any order on one connection."""
+    link = bench.connect()
+    sizes = [1, 1, 2, 1, 3000, 3000, 1, 300, 301, 300, 2, 2]
+    for size in sizes:
+        body = b"b" * min(size, 9)
+        data = b"POST /fields HTTP/1.1\r\nHost: a\r\nX: %s\r\nContent-Length: %d\r\n\r\n%s" % (
+            b"v" * size, len(body), body)  # fmt: skip
+        link.send(data)
+        link.send(data[:30], data[30:])
+    # The same fields as the last: but this version closes.
+    link.send(data.replace(b"1.1", b"1.0"))
+    bench.wait_for(lambda: bench.engine.connections == 0)
+
+    replies = [json.loads(reply.body) for reply in link.replies()]
+    sent = [size for size in sizes for _ in range(2)] + sizes[-1:]
+    assert [len(reply["x"]) for reply in replies] == sent
+    assert [len(reply["body"]) for reply in replies] == [min(size, 9) for size in sent]
 
 
 def test_lingering_is_bounded_in_time(bench):

@@ -255,7 +255,7 @@ def test_the_path_chooses_before_the_method():
 
 
 def test_method_numbers_are_the_parsers():
-    """The router repeats the numbers of parser.Method, to load without the parser."""
+    """The router repeats the numbers of head.Method, to load without the parser."""
     if not (ROOM / "router.pyx").exists():
         pytest.skip("the installed package carries no sources to read")
     declared = dict(re.findall(r"METHOD_([A-Z]+) = (\d+)", (ROOM / "parser.pxd").read_text()))

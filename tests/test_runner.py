@@ -21,7 +21,8 @@ import uvloop
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fastserve._speedups.runner import RequestTask, Runner
+from fastserve._speedups.runner import Runner
+from fastserve._speedups.task import RequestTask
 
 EAGER = sys.version_info >= (3, 12)
 MODES = ["direct", "asyncio"] + ["eager"] * EAGER

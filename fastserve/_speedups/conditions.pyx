@@ -14,7 +14,7 @@ from libc.stdint cimport int64_t
 from libc.string cimport memchr
 
 from fastserve._speedups.messages cimport Request
-from fastserve._speedups.parser cimport Field, next_field
+from fastserve._speedups.head cimport Field, next_field
 
 cdef object ENTITY_TAG = re.compile(rb'[ \t]*((?:W/)?"[\x21\x23-\x7e\x80-\xff]*")[ \t]*(?:,|$)')
 cdef object EMPTY_ELEMENT = re.compile(rb"[ \t]*,")

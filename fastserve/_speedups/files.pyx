@@ -20,7 +20,7 @@ from fastserve._speedups.conditions cimport (
 from fastserve._speedups.messages cimport (
     FileSpan, PartsResponse, Request, Response)
 from fastserve._speedups.multidict cimport MutableHeaders
-from fastserve._speedups.parser cimport METHOD_GET, METHOD_HEAD
+from fastserve._speedups.head cimport METHOD_GET, METHOD_HEAD
 from fastserve._speedups.system cimport (
     AT_FDCWD, O_CLOEXEC, O_DIRECTORY, O_NOCTTY, O_NONBLOCK, O_PATH, O_RDONLY, RESOLVE_BENEATH,
     RESOLVE_CACHED, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, S_IFDIR, S_IFREG, c_close,

@@ -5,7 +5,8 @@
 # It is lenient here and there, so its reading has to explain every byte of every line.
 
 from fastserve._speedups.chunks cimport Chunks
-from fastserve._speedups.parser cimport Head, Parser
+from fastserve._speedups.head cimport Head
+from fastserve._speedups.parser cimport Parser
 
 cdef class Reading:
     # What llhttp said of the current message.

@@ -4,9 +4,10 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.string cimport memchr
 
 from fastserve._speedups.chunks cimport Chunks, read_chunks
-from fastserve._speedups.parser cimport (
-    FIELDS, FIRST_LINE, METHOD_OTHER, REQUEST_LINE, Head, Parser, finish_head,
+from fastserve._speedups.head cimport (
+    FIELDS, FIRST_LINE, METHOD_OTHER, REQUEST_LINE, FieldMemo, Head, finish_head,
     judge_field, judge_request_line, judge_size_of_line, judge_size_of_rest, judge_underscores)
+from fastserve._speedups.parser cimport Parser
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
@@ -47,7 +48,9 @@ cdef class HttptoolsParser(Parser):
         parser.limits = self.limits
         return parser
 
-    cdef Py_ssize_t parse_head(self, const char* data, Py_ssize_t size, Head* head) noexcept:
+    cdef Py_ssize_t parse_head(
+            self, const char* data, Py_ssize_t size, Head* head, FieldMemo* memo) noexcept:
+        # llhttp reads every head anew: the memo stays as it is.
         try:
             return self.next_lines(data, size, head)
         except HttpParserError:

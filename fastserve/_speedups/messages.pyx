@@ -13,7 +13,7 @@ from cpython.unicode cimport PyUnicode_DecodeLatin1, PyUnicode_DecodeUTF8
 from fastserve._speedups.buffer cimport Buffer
 from fastserve._speedups.multidict cimport (
     MutableHeaders, mutable_headers, name_host, query_params, request_headers, unquote)
-from fastserve._speedups.parser cimport METHOD_OTHER
+from fastserve._speedups.head cimport METHOD_OTHER
 
 from fastserve.errors import HTTPError
 

@@ -8,7 +8,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.unicode cimport PyUnicode_DecodeLatin1, PyUnicode_DecodeUTF8
 from libc.string cimport memcmp
 
-from fastserve._speedups.parser cimport Field, next_field
+from fastserve._speedups.head cimport Field, next_field
 from fastserve._speedups.scan cimport TOKEN, hex_value, is_in
 
 cdef extern from "Python.h":

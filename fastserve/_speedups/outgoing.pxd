@@ -7,7 +7,7 @@
 from libc.stdint cimport int64_t
 
 from fastserve._speedups.messages cimport FileSpan, PartsResponse, StreamingResponse
-from fastserve._speedups.runner cimport TaskOwner
+from fastserve._speedups.task cimport TaskOwner
 from fastserve._speedups.transport cimport Channel
 
 cdef enum Framing:

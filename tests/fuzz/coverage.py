@@ -19,7 +19,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-ROOMS = ("authority", "chunks", "parser")
+ROOMS = ("authority", "chunks", "head", "parser")
 TESTS = ("test_parser.py", "test_parser_properties.py")
 PURE = re.compile(r"^cdef (?:inline )?[\w* ]+?\b(\w+)\(", re.MULTILINE)
 
