@@ -117,8 +117,14 @@ def nginx_before(nginx, where, tmp_path):
         yield port
 
 
-def client_at(source, port):
-    return http.client.HTTPConnection("127.0.0.1", port, timeout=20, source_address=(source, 0))
+def client_at(source, port, context=None):
+    """A client with this address, over TLS where there is a context."""
+    keywords = {"timeout": 20, "source_address": (source, 0)}
+    if context is None:
+        client = http.client.HTTPConnection("127.0.0.1", port, **keywords)
+    else:
+        client = http.client.HTTPSConnection("127.0.0.1", port, context=context, **keywords)
+    return contextlib.closing(client)
 
 
 @pytest.mark.parametrize("upstream", ["tcp", "unix"])
@@ -132,11 +138,11 @@ def test_nginx_in_front(app, needs, tmp_path, upstream):
         where = f"unix:{path}" if upstream == "unix" else f"127.0.0.1:{served.port}"
         with nginx_before(needs("nginx"), where, tmp_path) as port:
             for source in ("127.0.0.2", "127.0.0.3"):
-                client = client_at(source, port)
-                for answer in ask_often(client):
+                with client_at(source, port) as client:
+                    answers = ask_often(client)
+                for answer in answers:
                     assert (answer["client"], answer["scheme"]) == (source, "http")
                     assert answer["url"] == f"http://127.0.0.1:{port}/"
-                client.close()
 
 
 def test_nginx_keeps_its_connections(app, needs, tmp_path):
@@ -144,10 +150,9 @@ def test_nginx_keeps_its_connections(app, needs, tmp_path):
     with (
         serve_in_thread(app) as served,
         nginx_before(needs("nginx"), f"127.0.0.1:{served.port}", tmp_path) as port,
+        client_at("127.0.0.2", port) as client,
     ):
-        client = client_at("127.0.0.2", port)
         answers = ask_often(client)
-        client.close()
 
     assert {answer["client"] for answer in answers} == {"127.0.0.1"}
     assert len({answer["client_port"] for answer in answers}) <= 3
@@ -174,11 +179,11 @@ def test_haproxy_in_front(app, needs, tmp_path, upstream):
             text.replace("bind :80", f"bind 127.0.0.1:{port}").replace("127.0.0.1:8000", address))
         with running([haproxy, "-db", "-f", str(config)], port, tmp_path):
             for source in ("127.0.0.2", "127.0.0.3"):
-                client = client_at(source, port)
-                for answer in ask_often(client):
+                with client_at(source, port) as client:
+                    answers = ask_often(client)
+                for answer in answers:
                     assert (answer["client"], answer["scheme"]) == (source, "http")
                     assert answer["url"] == f"http://127.0.0.1:{port}/"
-                client.close()
 
 
 @pytest.mark.parametrize("upstream", ["tcp", "unix"])
@@ -200,16 +205,15 @@ def test_haproxy_names_clients_in_proxy_headers(app, needs, tmp_path, upstream, 
             port=port, certificate=tmp_path / "both.pem", address=address, sent=sent))
         with running([haproxy, "-db", "-f", str(config)], port, tmp_path):
             for source in ("127.0.0.2", "127.0.0.3"):
-                client = http.client.HTTPSConnection(
-                    "127.0.0.1", port, timeout=20, source_address=(source, 0), context=context)
-                client.connect()
-                own_port = client.sock.getsockname()[1]
+                with client_at(source, port, context) as client:
+                    client.connect()
+                    own_port = client.sock.getsockname()[1]
+                    answers = ask_often(client, 5)
                 scheme = "https" if sent == "send-proxy-v2-ssl" else "http"
-                for answer in ask_often(client, 5):
-                    assert answer == {
-                        "client": source, "client_port": own_port, "scheme": scheme,
-                        "url": f"{scheme}://127.0.0.1:{port}/"}
-                client.close()
+                expected = {
+                    "client": source, "client_port": own_port, "scheme": scheme,
+                    "url": f"{scheme}://127.0.0.1:{port}/"}
+                assert answers == [expected] * 5
 
 
 def test_haproxy_passes_tls_on_behind_a_proxy_header(app, needs, tmp_path):
