@@ -163,6 +163,23 @@ def test_each_head_has_its_own_ten_seconds(bench, link):
     assert not link.closed
 
 
+@pytest.mark.parametrize("idle_s", [0.5, 2, 5])
+def test_a_keep_alive_shorter_than_a_head_may_take_is_kept_to(loop, idle_s):
+    """However often the connection was busy before, and when it was looked at."""
+    bench = make_bench(loop, "fake", keep_alive_timeout_s=idle_s)
+    link = bench.connect()
+    for pause in (0.25, idle_s - 0.25, 0.25):
+        link.send(request("/"))
+        wait(bench, pause)
+    assert not link.closed
+    link.send(request("/"))
+    wait(bench, idle_s - 0.25)
+    assert not link.closed
+    wait(bench, 0.75)
+    assert link.closed
+    bench.close()
+
+
 def test_an_idle_connection_stays_seventy_five_seconds(bench, link):
     """Longer than a load balancer's minute (RFC 9112 section 9.8); counted from the answer."""
     link.send(request("/"))

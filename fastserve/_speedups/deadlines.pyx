@@ -45,7 +45,7 @@ cdef class TimedConnection(Connection):
     cdef int begin(self) except -1:
         cdef Wheel wheel = self.deadlines.wheel
         self.since = wheel.now
-        return wheel.add(self, wheel.now + self.deadlines.head)
+        return wheel.add(self, wheel.now + min(self.deadlines.head, self.deadlines.idle))
 
     cdef int begin_head(self) except -1:
         cdef Wheel wheel = self.deadlines.wheel
@@ -95,7 +95,8 @@ cdef class TimedConnection(Connection):
             if due <= now:
                 self.expired(wait)
                 return now + 1      # a connection that is closed by then has left the wheel
-        return due
+        # Becoming idle tells nobody, so that a request costs nothing here: be back in time.
+        return min(due, now + self.deadlines.idle)
 
     cdef int64_t output_due(self, int64_t now) except -1:
         cdef int64_t flushed = self.channel.flushed()
