@@ -8,6 +8,7 @@ from libc.stdint cimport int64_t, uint8_t
 
 from fastserve._speedups.acceptor cimport Admission
 from fastserve._speedups.buffer cimport Buffer
+from fastserve._speedups.channel cimport Channel, LogRation, ProtocolFactory
 from fastserve._speedups.chunks cimport Chunks
 from fastserve._speedups.deadlines cimport Deadlines, TimedConnection, Wait
 from fastserve._speedups.messages cimport ConditionalResponse, Request, Response
@@ -17,7 +18,7 @@ from fastserve._speedups.plan cimport Plan
 from fastserve._speedups.router cimport Params, PathEntry, Router
 from fastserve._speedups.runner cimport Runner
 from fastserve._speedups.serializer cimport Persistence, Serializer
-from fastserve._speedups.transport cimport Channel, LogRation, Poller, ProtocolFactory
+from fastserve._speedups.transport cimport Poller
 
 cdef enum Stage:
     STAGE_HEAD = 0          # between requests, or inside a head

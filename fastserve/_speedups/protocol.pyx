@@ -16,6 +16,7 @@ from libc.string cimport memset
 
 from fastserve._speedups.acceptor cimport Admission
 from fastserve._speedups.buffer cimport Buffer
+from fastserve._speedups.channel cimport Channel, LoopChannel, LogRation, Protocol
 from fastserve._speedups.deadlines cimport (
     NEVER, WAIT_BODY, WAIT_FIRST, WAIT_HEAD, WAIT_IDLE, WAIT_LINGER, WAIT_NOTHING, WAIT_OUTPUT,
     Deadlines, TimedConnection, Wait, ticks)
@@ -30,8 +31,7 @@ from fastserve._speedups.router cimport MATCH_FOUND, MATCH_MALFORMED, release_pa
 from fastserve._speedups.runner cimport RAISED, RETURNED, SUSPENDED, Outcome
 from fastserve._speedups.serializer cimport (
     CHUNKED, PERSIST_NOT, PERSIST_SAID, PERSIST_SILENT, UNTIL_CLOSE)
-from fastserve._speedups.transport cimport (
-    Channel, LoopChannel, LogRation, Protocol, open_transport)
+from fastserve._speedups.transport cimport open_transport
 from fastserve._speedups.wheel cimport TICKS_PER_S, Wheel
 
 from fastserve.errors import ClientDisconnect, HTTPError
