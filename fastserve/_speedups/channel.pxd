@@ -11,8 +11,7 @@ from fastserve._speedups.wheel cimport Timed
 cdef enum:
     BACKLOG_HIGH = 64 * 1024        # pause_writing above
     BACKLOG_LOW = 16 * 1024         # resume_writing at or below
-    FILE_PIECE = 1024 * 1024        # of a file, asked about and sent at a time
-    FILE_PER_TURN = 2 * FILE_PIECE  # then it is another connection's turn
+    FILE_PER_TURN = 2 * 1024 * 1024 # of a file: then it is another connection's turn
     COPIED_PIECE = 64 * 1024        # of a file, where it must pass through our memory
 
 cdef class LogRation:
@@ -55,14 +54,19 @@ cdef class Channel(Watcher):
     cdef int write(self, const char* data, Py_ssize_t size) except -1
     # The same, with a body that is kept by reference instead of copied.
     cdef int write_pair(self, const char* data, Py_ssize_t size, bytes body) except -1
-    # Bytes of a file that were sent now, behind all that was written. After fewer than `size`,
-    # maybe none, pause_writing() was called, and resume_writing() follows, or connection_lost()
-    # where the connection broke. EOFError where the file ends before; only to be called
-    # while writing is not paused. What is not in memory is read on a thread first.
-    cdef Py_ssize_t send_file(self, int file, int64_t offset, Py_ssize_t size) except -1
-    cdef int64_t warm_start, warm_end   # of a file: read on a thread, not to be asked about again
-    cdef int warm_up(self, object loop, int file, int64_t offset, int64_t size) except -1
-    cdef int warm(self) except -1       # it is in memory now
+    # Send a part of a file behind all that was written; only to be called while writing is not
+    # paused. `file_sent` tells how much of it was sent: all, or pause_writing() was called and
+    # the channel may go on by itself until it calls resume_writing(), or connection_lost(). Until
+    # then, or stop_file(), the descriptor must stay open. Then ask again for what is not sent.
+    # EOFError where the file ends before. What is not in memory is read on a thread first.
+    cdef int64_t file_sent
+    cdef int send_file(self, int file, int64_t offset, int64_t size) except -1
+    cdef int stop_file(self) except -1
+    # How much of a part of a file is in memory; 0: a thread reads it, and warm() follows.
+    cdef int64_t at_hand(self, object loop, int file, int64_t offset, int64_t size) except -1
+    cdef int64_t warm_start, warm_end   # of the file: known to be in memory
+    cdef bint begin_reading(self, object loop, int file) except -1
+    cdef int warm(self) except -1
     cdef int pause_reading(self) except -1
     cdef int resume_reading(self) except -1
     cdef int shutdown_output(self) except -1    # FIN behind what is written; reading goes on

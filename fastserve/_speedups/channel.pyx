@@ -117,20 +117,25 @@ def read_through(Descriptor file, int64_t offset, int64_t size):
 
 
 cdef class Channel(Watcher):
-    cdef int warm_up(self, object loop, int file, int64_t offset, int64_t size) except -1:
-        # 1: a thread reads it, and warm() follows; 0: it is in memory, or nothing can be done.
-        if self.warm_start <= offset and offset + size <= self.warm_end:
-            return 0
-        if fs_resident(file, offset, size) == 1:
-            return 0
-        self.warm_start = offset
-        self.warm_end = offset + size
+    cdef int64_t at_hand(self, object loop, int file, int64_t offset, int64_t size) except -1:
+        # Asking the kernel costs as much as sending a tenth: once for each FILE_PER_TURN.
+        if not self.warm_start <= offset < self.warm_end:
+            self.warm_start = offset
+            self.warm_end = offset + min(size, <int64_t>FILE_PER_TURN)
+            if fs_resident(file, offset, self.warm_end - offset) != 1 and (
+                    self.begin_reading(loop, file)):
+                return 0
+        return min(size, self.warm_end - offset)
+
+    cdef bint begin_reading(self, object loop, int file) except -1:
         try:
-            reading = loop.run_in_executor(None, read_through, Descriptor(file), offset, size)
+            reading = loop.run_in_executor(
+                None, read_through, Descriptor(file), self.warm_start,
+                self.warm_end - self.warm_start)
         except (RuntimeError, OSError):
-            return 0        # no thread and no number to be had: the loop waits for the disk
+            return False    # no thread and no number to be had: the loop waits for the disk
         reading.add_done_callback(self.on_warm)
-        return 1
+        return True
 
     def on_warm(self, reading):
         if not reading.cancelled():
@@ -146,8 +151,12 @@ cdef class Channel(Watcher):
     cdef int write_pair(self, const char* data, Py_ssize_t size, bytes body) except -1:
         raise NotImplementedError
 
-    cdef Py_ssize_t send_file(self, int file, int64_t offset, Py_ssize_t size) except -1:
+    cdef int send_file(self, int file, int64_t offset, int64_t size) except -1:
         raise NotImplementedError
+
+    cdef int stop_file(self) except -1:
+        self.warm_end = 0       # of another file nothing is known
+        return 0
 
     cdef int pause_reading(self) except -1:
         raise NotImplementedError
@@ -209,40 +218,37 @@ cdef class LoopChannel(Channel):
         self.transport.write(PyBytes_FromStringAndSize(data, size) + body)
         return 0
 
-    cdef Py_ssize_t send_file(self, int file, int64_t offset, Py_ssize_t size) except -1:
+    cdef int send_file(self, int file, int64_t offset, int64_t size) except -1:
         # Through our memory: a TLS layer has to see the bytes, and no loop has a sendfile.
-        cdef Py_ssize_t piece, sent = 0
+        cdef Py_ssize_t piece
         cdef ssize_t count
         cdef bytes data
         waiting = getattr(self.transport, "get_write_buffer_size", None)
-        while sent < size:
+        self.file_sent = 0
+        while self.file_sent < size:
             if self.transport.is_closing():
-                return sent
-            if sent >= FILE_PER_TURN:
+                return 0
+            if self.file_sent >= FILE_PER_TURN:
                 self.hold()
                 asyncio.get_running_loop().call_soon(self.unhold)
-                return sent
-            piece = min(size - sent, <Py_ssize_t>COPIED_PIECE)
-            if self.warm_up_all(file, offset + sent, size - sent):
-                self.hold()
-                return sent
+                return 0
+            piece = <Py_ssize_t>self.at_hand(
+                asyncio.get_running_loop(), file, offset + self.file_sent, size - self.file_sent)
+            if piece == 0:
+                return self.hold()
+            piece = min(piece, <Py_ssize_t>COPIED_PIECE)
             data = PyBytes_FromStringAndSize(NULL, piece)
-            count = c_pread(file, PyBytes_AS_STRING(data), piece, offset + sent)
+            count = c_pread(file, PyBytes_AS_STRING(data), piece, offset + self.file_sent)
             if count < 0:
                 raise OSError(c_errno, os.strerror(c_errno))
             if count == 0:
                 raise EOFError("the file is shorter than it was")
             self.transport.write(data if count == piece else data[:count])
-            sent += count
+            self.file_sent += count
             # Over its high-water mark the transport has paused the protocol by itself.
             if waiting is not None and waiting() > BACKLOG_HIGH:
-                return sent
-        return sent
-
-    def warm_up_all(self, int file, int64_t offset, int64_t left):
-        # Asked about by larger pieces than are copied.
-        cdef int64_t piece = min(left, <int64_t>FILE_PIECE)
-        return self.warm_up(asyncio.get_running_loop(), file, offset, piece)
+                return 0
+        return 0
 
     cdef int hold(self) except -1:
         self.held = True

@@ -55,15 +55,19 @@ cdef class SocketTransport(Channel):
     cdef int64_t backlog_sent       # in all
     cdef Py_ssize_t gathered_start  # of what waits in Poller.gathered for the end of the turn
     cdef Py_ssize_t gathered_size   # 0: nothing does
+    cdef int file                   # that is being sent; -1: none
+    cdef int64_t file_at, file_left
     cdef bint reading
+    cdef bint unread                # something came, or was left, while nobody read
     cdef bint writing_paused
-    cdef bint file_waiting          # send_file() waits for EPOLLOUT
-    cdef bint warming               # send_file() waits for a thread
+    cdef bint warming               # the file waits for a thread
     cdef bint closing               # close when the backlog is empty
     cdef bint ending                # FIN when the backlog is empty
     cdef object error               # why the connection is lost
     cdef object address
     cdef int set_mask(self) except -1
+    cdef bint output_stands(self) noexcept      # something waits for the kernel to have room
+    cdef int read_later(self) except -1         # there may be more than was read
     cdef Py_ssize_t read(self, char* data, Py_ssize_t size) except -2  # -1: nothing to hand on
     cdef int send_now(self, const char* data, Py_ssize_t size) except -1
     cdef int send_gathered(self) except -1
@@ -71,9 +75,8 @@ cdef class SocketTransport(Channel):
     cdef int keep(self, bytes data, Py_ssize_t offset) except -1
     cdef int flush_backlog(self) except -1
     cdef int send_ahead(self) except -1
-    cdef int wait_for_room(self) except -1
-    cdef int hold_writing(self) except -1
-    cdef int go_on(self) except -1
+    cdef int push_file(self) except -1
+    cdef int go_on_sending(self) except -1
     cdef int fail(self, int code) except -1
     cdef int lose(self) except -1
 

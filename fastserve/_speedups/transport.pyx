@@ -11,8 +11,9 @@
 # their turn's end, but never longer than GATHER_CYCLES and the handler that is running.
 #
 # Connections are watched edge-triggered: level-triggered, epoll would ask TCP again about
-# each of them after every turn, and because one set is inside another, twice. So a read
-# that fills its room re-arms, and one that was told of the peer's end goes on to the end.
+# each of them after every turn, and because one set is inside another, twice. So whoever
+# stops before the kernel says EAGAIN re-arms, or remembers to; and events that nobody wants
+# for the moment stay asked for, since they cost nothing until they come.
 #
 # System calls on sockets never block, so the GIL stays held: giving it up costs more than they
 # do.
@@ -32,8 +33,8 @@ from libc.string cimport memset
 
 from fastserve._speedups.buffer cimport Buffer
 from fastserve._speedups.channel cimport (
-    BACKLOG_HIGH, BACKLOG_LOW, COPIED_PIECE, FILE_PIECE, FILE_PER_TURN, Channel, LogRation,
-    Protocol, ProtocolFactory, Watcher)
+    BACKLOG_HIGH, BACKLOG_LOW, COPIED_PIECE, FILE_PER_TURN, Channel, LogRation, Protocol,
+    ProtocolFactory, Watcher)
 from fastserve._speedups.system cimport (
     FS_HAVE_EPOLL, EPOLLIN, EPOLLOUT, EPOLLERR, EPOLLRDHUP, EPOLLHUP, EPOLL_CTL_ADD,
     EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLL_CLOEXEC, MSG_MORE, MSG_NOSIGNAL, SHUT_WR, ECONNRESET,
@@ -138,11 +139,12 @@ cdef class Poller:
         cdef SocketTransport transport
         cdef Arrival* arrival
         cdef Py_ssize_t size
-        if type(watcher) is not SocketTransport or events != EPOLLIN:
+        if type(watcher) is not SocketTransport:
             return watcher.ready(events)
         transport = <SocketTransport>watcher
-        if not transport.reading:
-            return 0
+        if not transport.reading or events != EPOLLIN and (
+                events != (EPOLLIN | EPOLLOUT) or transport.output_stands()):
+            return transport.ready(events)
         size = transport.read(self.scratch + self.scratch_used, READ_BYTES)
         if size > 0:
             arrival = &self.arrivals[self.arrival_count]
@@ -150,8 +152,6 @@ cdef class Poller:
             arrival.start = self.scratch_used
             arrival.size = <uint32_t>size
             self.arrival_count += 1
-            if size == READ_BYTES:
-                self.rearm(transport)
             self.scratch_used += (<uint32_t>size + 63) & ~<uint32_t>63
         return 0
 
@@ -183,6 +183,8 @@ cdef class Poller:
             if found != NULL:
                 transport = <SocketTransport>found
                 transport.protocol.receive(self.scratch + arrival.start, arrival.size)
+                if arrival.size == READ_BYTES:
+                    transport.read_later()
                 if fs_cycles() - begun[0] > GATHER_CYCLES:
                     self.send_gathered()
                     begun[0] = fs_cycles()
@@ -334,34 +336,43 @@ cdef class SocketTransport(Channel):
         cdef uint32_t mask = EPOLLET
         if self.reading:
             mask |= EPOLLIN | EPOLLRDHUP
-        if self.backlog is not None or self.file_waiting:
+        if self.output_stands():
             mask |= EPOLLOUT
+        if self.poller.epoll_fd >= 0:
+            mask |= self.mask       # taking it back would cost two calls, and keeping it none
         return self.poller.change(self, mask)
+
+    cdef bint output_stands(self) noexcept:
+        return self.backlog is not None or self.file >= 0 or self.writing_paused
 
     cdef int ready(self, uint32_t events) except -1:
         cdef Py_ssize_t size
         cdef char* room = self.poller.scratch + self.poller.scratch_used
-        if events & EPOLLOUT:
-            if self.backlog is not None:
-                self.flush_backlog()
-            elif self.writing_paused and not self.warming:
-                self.go_on()
-            if self.fd < 0:
+        if events & EPOLLOUT and self.output_stands():
+            self.go_on_sending()
+            if self.fd < 0 or self.error is not None:
                 return 0
-            if self.file_waiting and not self.writing_paused:
-                self.file_waiting = False
-                self.set_mask()
-        if events & EPOLLIN and self.reading:
-            while self.reading and self.fd >= 0:
-                size = self.read(room, READ_BYTES)  # turn() sees to it that there is as much
-                if size < 0:
-                    break
+        if self.reading and events & EPOLLIN:
+            size = self.read(room, READ_BYTES)      # turn() sees to it that there is as much
+            if size > 0:
                 self.protocol.receive(room, size)
-                if size < READ_BYTES and not events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR):
-                    break
-        elif events & (EPOLLERR | EPOLLHUP):
+                if size == READ_BYTES or events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR):
+                    return self.read_later()        # of the end behind it no event will tell
+            return 0
+        if events & (EPOLLERR | EPOLLHUP):
             # Both directions are gone; with reading paused, nobody would ever notice.
-            self.fail(ECONNRESET)
+            return self.fail(ECONNRESET)
+        if events & EPOLLIN:
+            self.unread = True
+        return 0
+
+    cdef int read_later(self) except -1:
+        # There may be more: be told of it, or remember.
+        if self.fd < 0 or self.error is not None:
+            return 0
+        if self.reading:
+            return self.poller.rearm(self)
+        self.unread = True
         return 0
 
     cdef Py_ssize_t read(self, char* data, Py_ssize_t size) except -2:
@@ -489,44 +500,68 @@ cdef class SocketTransport(Channel):
             self.backlog = None
             self.set_mask()
             self.all_sent()
-        if self.writing_paused and self.fd >= 0 and self.backlog_size <= BACKLOG_LOW:
-            self.writing_paused = False
-            self.protocol.resume_writing()
         return 0
 
-    cdef Py_ssize_t send_file(self, int file, int64_t offset, Py_ssize_t size) except -1:
-        cdef Py_ssize_t piece, sent = 0
-        cdef ssize_t count
+    cdef int send_file(self, int file, int64_t offset, int64_t size) except -1:
         self.send_ahead()
+        self.file = file
+        self.file_at = offset
+        self.file_left = size
+        self.file_sent = 0
         if self.fd < 0:
             return 0
-        if self.error is not None:
-            self.hold_writing()
-            return 0
-        while self.backlog is None and sent < min(size, <Py_ssize_t>FILE_PER_TURN):
-            piece = min(size - sent, <Py_ssize_t>FILE_PIECE)
-            if self.warm_up(self.poller.loop, file, offset + sent, piece):
+        if self.error is None and self.backlog is None:
+            self.push_file()
+            if self.file < 0 and self.error is None:
+                if self.file_left:
+                    raise EOFError("the file is shorter than it was")
+                return 0
+        if not self.writing_paused:
+            self.writing_paused = True
+            self.protocol.pause_writing()
+        return 0
+
+    cdef int stop_file(self) except -1:
+        self.file = -1
+        return Channel.stop_file(self)
+
+    cdef int push_file(self) except -1:
+        # What goes now of the file, as far as it is this connection's turn. `file` is -1 behind
+        # its end, which may come before all of it is sent.
+        cdef ssize_t count
+        cdef Py_ssize_t piece = 0
+        cdef int64_t turn_left = FILE_PER_TURN
+        while self.file_left and turn_left > 0:
+            piece = <Py_ssize_t>self.at_hand(
+                self.poller.loop, self.file, self.file_at, min(self.file_left, turn_left))
+            if piece == 0:
                 self.warming = True
-                self.hold_writing()
-                return sent
-            count = fs_sendfile(self.fd, file, offset + sent, piece)
+                return 0
+            count = fs_sendfile(self.fd, self.file, self.file_at, piece)
             if count < 0 and (c_errno == EINVAL or c_errno == ENOSYS):
-                count = self.copy_file(file, offset + sent, piece)
+                piece = min(piece, <Py_ssize_t>COPIED_PIECE)
+                count = self.copy_file(self.file, self.file_at, piece)
             if count < 0:
                 if not try_again(c_errno):
-                    self.fail(c_errno)
-                    self.hold_writing()
-                    return sent
+                    return self.fail(c_errno)
                 break
             if count == 0:
-                raise EOFError("the file is shorter than it was")
-            sent += count
+                self.file = -1
+                return 0
+            self.file_at += count
+            self.file_left -= count
+            self.file_sent += count
             self.backlog_sent += count
+            turn_left -= count
             if count < piece:
                 break
-        if sent < size:
-            self.wait_for_room()
-        return sent
+        if self.file_left == 0:
+            self.file = -1
+        elif not self.mask & EPOLLOUT:
+            return self.set_mask()
+        elif count >= 0:
+            return self.poller.rearm(self)  # there may be room: only EAGAIN says that there is none
+        return 0
 
     def copy_file(self, int file, int64_t offset, Py_ssize_t size):
         # For a file system without sendfile.
@@ -554,29 +589,24 @@ cdef class SocketTransport(Channel):
             return self.keep(PyBytes_FromStringAndSize(data + count, size - count), 0)
         return 0
 
-    cdef int wait_for_room(self) except -1:
-        if self.file_waiting:
-            self.poller.rearm(self)     # there may be room still: tell again
-        else:
-            self.file_waiting = True
+    cdef int go_on_sending(self) except -1:
+        if self.backlog is not None:
+            self.flush_backlog()
+        if self.fd < 0 or self.error is not None or self.warming:
+            return 0
+        if self.backlog is None and self.file >= 0:
+            self.push_file()
+        if self.writing_paused and self.file < 0 and self.error is None and (
+                self.backlog_size <= BACKLOG_LOW):
+            self.writing_paused = False
             self.set_mask()
-        return self.hold_writing()
-
-    cdef int hold_writing(self) except -1:
-        if not self.writing_paused:
-            self.writing_paused = True
-            self.protocol.pause_writing()
-        return 0
-
-    cdef int go_on(self) except -1:
-        self.writing_paused = False
-        self.protocol.resume_writing()
+            self.protocol.resume_writing()
         return 0
 
     cdef int warm(self) except -1:
         self.warming = False
-        if self.fd >= 0 and self.error is None and self.writing_paused and self.backlog is None:
-            self.go_on()
+        if self.fd >= 0 and self.error is None:
+            self.go_on_sending()
         return 0
 
     cdef int pause_reading(self) except -1:
@@ -587,6 +617,10 @@ cdef class SocketTransport(Channel):
         if self.closing:
             return 0
         self.reading = True
+        if self.unread:
+            self.unread = False
+            if self.mask & EPOLLIN:
+                return self.poller.rearm(self)
         return self.set_mask()
 
     cdef int shutdown_output(self) except -1:
@@ -620,6 +654,7 @@ cdef class SocketTransport(Channel):
         if self.error is None:
             self.error = OSError(code, os.strerror(code))
             self.reading = False
+            self.file = -1
             self.backlog = None
             self.backlog_size = self.gathered_size = 0
             self.poller.forget(self)
@@ -632,7 +667,7 @@ cdef class SocketTransport(Channel):
             return 0
         self.poller.forget(self)
         c_close(self.fd)
-        self.fd = -1
+        self.fd = self.file = -1
         self.backlog = None
         self.gathered_size = 0
         self.protocol = None
@@ -660,6 +695,7 @@ cdef class SocketTransport(Channel):
 cdef SocketTransport open_transport(Poller poller, int fd, Protocol protocol):
     cdef SocketTransport transport = SocketTransport.__new__(SocketTransport)
     transport.fd = fd
+    transport.file = -1
     transport.poller = poller
     transport.reading = True
     transport.protocol = protocol
