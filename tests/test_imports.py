@@ -31,7 +31,7 @@ GROUND_ORDER = ["errors", "networks", "presets", "config"]
 # Inside the wire floor: each room may know those before it.
 WIRE_ORDER = [
     "plan", "buffer", "scan", "authority", "chunks", "head", "parser", "httptools_parser", "wheel",
-    "stepping", "task", "runner", "router", "system", "transport", "acceptor",
+    "stepping", "task", "runner", "router", "system", "channel", "transport", "acceptor",
     "multidict", "messages", "deadlines", "conditions", "files", "outgoing", "serializer",
     "engine", "exchange", "protocol",
 ]
@@ -42,7 +42,7 @@ FORBIDDEN = {
     APPLICATION: {"socket", "signal", "uvloop", "click", "multiprocessing"},
     PROCESS: {"click"},
 }
-ASYNCIO_ON_THE_WIRE = {"outgoing", "exchange", "transport", "runner", "task"}
+ASYNCIO_ON_THE_WIRE = {"channel", "outgoing", "exchange", "runner", "task"}
 OPTIONAL = [
     "click", "uvloop", "httptools", "h11", "httpx", "anyio", "jinja2", "msgspec",
     "prometheus_client", "python_multipart", "brotli", "backports.zstd", "watchfiles", "redis",
@@ -162,12 +162,13 @@ def test_the_wire_floor_keeps_its_order(path):
 
 def test_transport_knows_nothing_of_http():
     """It moves bytes."""
-    for suffix in ("pyx", "pxd"):
-        text = (PACKAGE / "_speedups" / f"transport.{suffix}").read_text()
-        assert rooms(cython_imports(PACKAGE / "_speedups" / f"transport.{suffix}")) <= {
-            "_speedups.transport", "_speedups.buffer", "_speedups.system", "_speedups.wheel",
-        }, suffix
-        assert "cimport Request" not in text
+    for name in ("channel.pyx", "channel.pxd", "transport.pyx", "transport.pxd"):
+        path = PACKAGE / "_speedups" / name
+        assert rooms(cython_imports(path)) <= {
+            "_speedups.channel", "_speedups.transport", "_speedups.buffer", "_speedups.system",
+            "_speedups.wheel",
+        }, name
+        assert "cimport Request" not in path.read_text()
 
 
 def test_importing_fastserve_imports_nothing_optional():

@@ -4,9 +4,13 @@ import asyncio
 import hashlib
 import os
 import random
+import socket
+import ssl
 
 import pytest
+import trustme
 import uvloop
+from worker_thread import serving, wait_for
 from support import Bench, read_replies, request, running_loop
 
 from fastserve import App, FileResponse
@@ -194,3 +198,99 @@ def test_what_is_not_in_memory_is_read_on_a_thread_and_sent(folder, kind, factor
             bench.close()
             loop.run_until_complete(loop.shutdown_default_executor())
     assert jobs, "the loop waited for the disk"
+
+
+HUGE = 256 * 1024 * 1024
+SLACK = 48 * 1024 * 1024        # of this process's memory, for all but the file
+TURNS = 400
+
+
+@pytest.fixture(params=["uvloop", "asyncio"])
+def over_tls(request, folder, tmp_path_factory):
+    """A worker that speaks TLS, and connect() for a client of it."""
+    ca = trustme.CA()
+    issued = ca.issue_cert("localhost")
+    keys = tmp_path_factory.mktemp("keys")
+    issued.private_key_pem.write_to_path(str(keys / "key.pem"))
+    (keys / "cert.pem").write_bytes(b"".join(pem.bytes() for pem in issued.cert_chain_pems))
+    context = ssl.create_default_context()
+    ca.configure_trust(context)
+    clients = []
+
+    def connect():
+        plain = socket.create_connection(("127.0.0.1", served.port), timeout=20)
+        clients.append(context.wrap_socket(plain, server_hostname="localhost"))
+        return clients[-1]
+
+    with serving(app_of(folder), loop=request.param, ssl_certfile=str(keys / "cert.pem"),
+                 ssl_keyfile=str(keys / "key.pem")) as served:
+        try:
+            yield served, connect
+        finally:
+            for client in clients:
+                client.close()
+
+
+def make_huge(folder):
+    """More than all the buffers on the way hold; it takes no room on the disk."""
+    with open(folder / "huge.bin", "wb") as file:
+        file.truncate(HUGE)
+
+
+def resident():
+    """The bytes of memory that this process has."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+
+def test_a_file_over_tls_is_the_file(over_tls, folder):
+    """Whole, a range of it, several ranges, and what follows on the same connection."""
+    _, connect = over_tls
+    client = connect()
+    content = (folder / "large.bin").read_bytes()
+    client.sendall(
+        request("/static/large.bin") + request("/static/large.bin", Range="bytes=1000000-6999999")
+        + request("/static/large.bin", Range=f"bytes=0-4,{LARGE // 2}-{LARGE - 1}")
+        + request("/hello", Connection="close"))
+    received = b"".join(iter(lambda: client.recv(1 << 20), b""))
+    whole, part, parts, hello = read_replies(received)[0]
+
+    assert hashlib.sha256(whole.body).digest() == hashlib.sha256(content).digest()
+    assert (part.status, part.body == content[1_000_000:7_000_000]) == (206, True)
+    boundary = parts.headers["content-type"].partition("boundary=")[2].encode()
+    assert [each.partition(b"\r\n\r\n")[2][:-2]
+            for each in parts.body.split(b"--" + boundary)[1:-1]] == [
+        content[:5], content[LARGE // 2:]]
+    assert hello.body == b"Hello"
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="memory is read from /proc")
+def test_a_slow_reader_over_tls_costs_no_memory(over_tls, folder):
+    """A file waits on its disk for a client that does not read, and closes when that one leaves."""
+    served, connect = over_tls
+    make_huge(folder)
+    client = connect()
+    before = resident()
+    client.sendall(request("/static/huge.bin"))
+    assert client.recv(1 << 16).startswith(b"HTTP/1.1 200")
+    for _ in range(TURNS):
+        served.call(int)        # a turn of its loop, in which it could send more
+    assert resident() - before < SLACK
+    assert open_files(folder), "all of it went somewhere"
+    client.close()
+
+    wait_for(lambda: not open_files(folder))
+
+
+def test_a_client_over_tls_that_leaves_in_the_middle_closes_the_file(over_tls, folder):
+    """Without a close_notify, while the file is being sent."""
+    _, connect = over_tls
+    make_huge(folder)
+    client = connect()
+    client.sendall(request("/static/huge.bin"))
+    assert client.recv(1 << 16).startswith(b"HTTP/1.1 200")
+    assert open_files(folder)
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+    client.close()
+
+    wait_for(lambda: not open_files(folder))

@@ -7,7 +7,8 @@
 
 from libc.stdint cimport uint32_t
 
-from fastserve._speedups.transport cimport LogRation, Poller, Watcher
+from fastserve._speedups.channel cimport LogRation, Watcher
+from fastserve._speedups.transport cimport Poller
 
 cdef class Admission:
     cdef Poller poller

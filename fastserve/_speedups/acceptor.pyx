@@ -7,11 +7,11 @@ import socket
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport uint32_t
 
+from fastserve._speedups.channel cimport LogRation, Protocol, Watcher
 from fastserve._speedups.system cimport (
     EPOLLIN, EPOLLRDHUP, MSG_NOSIGNAL, SHUT_WR, c_close, c_errno, c_shutdown, fs_accept,
     fs_next_may_do, recv, send, try_again)
-from fastserve._speedups.transport cimport (
-    LogRation, Poller, Protocol, Watcher, open_transport)
+from fastserve._speedups.transport cimport Poller, open_transport
 
 cdef enum:
     ACCEPTS_PER_TURN = 64

@@ -6,13 +6,14 @@
 
 from fastserve._speedups.acceptor cimport Admission
 from fastserve._speedups.buffer cimport Buffer
+from fastserve._speedups.channel cimport LogRation, ProtocolFactory
 from fastserve._speedups.deadlines cimport Deadlines, TimedConnection
 from fastserve._speedups.messages cimport Request
 from fastserve._speedups.parser cimport Parser
 from fastserve._speedups.router cimport Router
 from fastserve._speedups.runner cimport Runner
 from fastserve._speedups.serializer cimport Serializer
-from fastserve._speedups.transport cimport LogRation, Poller, ProtocolFactory
+from fastserve._speedups.transport cimport Poller
 
 cdef enum:
     OUT_HIGH = 64 * 1024            # answers gathered before they are sent

@@ -8,13 +8,14 @@ from libc.stdint cimport int64_t
 
 from fastserve._speedups.acceptor cimport Admission
 from fastserve._speedups.buffer cimport Buffer
+from fastserve._speedups.channel cimport LogRation
 from fastserve._speedups.deadlines cimport Deadlines, TimedConnection
 from fastserve._speedups.messages cimport Request, load_orjson
 from fastserve._speedups.parser cimport NativeParser
 from fastserve._speedups.router cimport Router
 from fastserve._speedups.runner cimport Runner
 from fastserve._speedups.serializer cimport Serializer
-from fastserve._speedups.transport cimport LogRation, Poller, open_transport
+from fastserve._speedups.transport cimport Poller, open_transport
 from fastserve._speedups.wheel cimport TICKS_PER_S, Wheel
 
 cdef extern from "Python.h":

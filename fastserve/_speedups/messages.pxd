@@ -3,9 +3,9 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 
 from fastserve._speedups.buffer cimport Buffer
+from fastserve._speedups.channel cimport Channel, Protocol
 from fastserve._speedups.multidict cimport MutableHeaders
 from fastserve._speedups.plan cimport Plan
-from fastserve._speedups.transport cimport Channel, Protocol
 
 cdef class Connection(Protocol):
     # What a request needs of the connection it came from.

@@ -6,9 +6,9 @@
 
 from libc.stdint cimport int64_t
 
+from fastserve._speedups.channel cimport Channel
 from fastserve._speedups.messages cimport FileSpan, PartsResponse, StreamingResponse
 from fastserve._speedups.task cimport TaskOwner
-from fastserve._speedups.transport cimport Channel
 
 cdef enum Framing:
     FRAMED_BY_LENGTH = 0

@@ -6,13 +6,13 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy
 
+from fastserve._speedups.channel cimport Channel
 from fastserve._speedups.messages cimport FileSpan, PartsResponse, StreamingResponse
 from fastserve._speedups.multidict cimport MutableHeaders, mutable_headers
 
 cdef enum:
     COPIED_PIECE = 16 * 1024        # a larger one is sent by reference
     TURN_BYTES = 256 * 1024         # of one body, before others get their turn
-    SPAN_BYTES = 1024 * 1024        # of a file at a time
     PIECE_COST = 512                # what a piece counts besides its bytes
 
 cdef bytes TEXT = b"text/plain; charset=utf-8"
@@ -194,19 +194,23 @@ cdef object send_parts(Outgoing out, PartsResponse response):
 
 
 async def send_each_part(Outgoing out, PartsResponse response):
-    cdef FileSpan span
-    cdef int64_t at, end
-    cdef Py_ssize_t sent
     out.open(None)
     for part in response.parts:
         if type(part) is not FileSpan:
             out.write(as_piece(part))
             if out.paused:
                 await out.drained()
-            continue
-        span = part
-        at = span.offset
-        end = at + span.size
+        else:
+            await send_span(out, part)
+            if out.channel is None:
+                return
+    out.finish(None)
+
+
+async def send_span(Outgoing out, FileSpan span):
+    cdef Channel channel = out.channel
+    cdef int64_t at = span.offset, end = at + span.size
+    try:
         while at < end:
             if out.paused:
                 await out.drained()
@@ -215,7 +219,11 @@ async def send_each_part(Outgoing out, PartsResponse response):
                 await asyncio.sleep(0)
             if out.channel is None:
                 return
-            sent = out.channel.send_file(span.fd, at, min(end - at, SPAN_BYTES))
-            out.count(sent)
-            at += sent
-    out.finish(None)
+            channel.send_file(span.fd, at, end - at)
+            if out.paused:
+                await out.drained()
+            out.count(channel.file_sent)
+            at += channel.file_sent
+    finally:
+        if channel is not None:
+            channel.stop_file()     # the descriptor may be closed from here on

@@ -11,8 +11,8 @@ from fastserve._speedups.buffer cimport Buffer
 from fastserve._speedups.chunks cimport Chunks
 from fastserve._speedups.engine cimport Engine
 from fastserve._speedups.exchange cimport AnsweringConnection
-from fastserve._speedups.messages cimport Request
 from fastserve._speedups.head cimport FieldMemo, Head
+from fastserve._speedups.messages cimport Request
 from fastserve._speedups.parser cimport Parser
 
 cdef class HttpProtocol(AnsweringConnection):

@@ -9,6 +9,7 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memset
 
 from fastserve._speedups.buffer cimport Buffer
+from fastserve._speedups.channel cimport Channel, LoopChannel, Protocol
 from fastserve._speedups.deadlines cimport (
     WAIT_BODY, WAIT_FIRST, WAIT_HEAD, WAIT_IDLE, WAIT_LINGER, WAIT_NOTHING, WAIT_OUTPUT, Wait)
 from fastserve._speedups.engine cimport OUT_HIGH, Engine
@@ -20,7 +21,6 @@ from fastserve._speedups.messages cimport Body, Request
 from fastserve._speedups.plan cimport Plan
 from fastserve._speedups.router cimport (
     MATCH_FOUND, MATCH_MALFORMED, Params, PathEntry, release_params)
-from fastserve._speedups.transport cimport Channel, LoopChannel, Protocol
 
 from fastserve.errors import ClientDisconnect, HTTPError
 

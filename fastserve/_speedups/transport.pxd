@@ -1,80 +1,10 @@
-# Bytes in and out of one connection. Knows nothing of HTTP.
-#
-# Two ways to move them behind one interface: SocketTransport, with our own recv and send
-# on a file descriptor that a Poller watches, and LoopChannel, over a transport of the
-# event loop (TLS, unix sockets, the fakes of the tests).
+# Sockets of our own, and the Poller that watches them. Knows nothing of HTTP.
 
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from fastserve._speedups.buffer cimport Buffer
-from fastserve._speedups.wheel cimport Timed
-
-cdef class LogRation:
-    # So many lines of one kind in a period, whatever strangers do.
-    cdef int lines
-    cdef double period_s
-    cdef double since               # the start of the period
-    cdef int written                # in it
-    cdef Py_ssize_t left_out        # since remark() was asked
-    cdef bint allows(self) except -1
-    cdef str remark(self)           # "" or how many were left out
-
-cdef class Protocol(Timed):
-    # What a transport delivers to. The `cpdef` side is asyncio's Protocol.
-    cdef int connected(self, Channel channel) except -1
-    cdef int receive(self, const char* data, Py_ssize_t size) except -1  # data dies on return
-    cpdef eof_received(self)            # the peer sends no more; true keeps the way out open
-    cpdef connection_lost(self, error)  # once, the last call
-    cpdef pause_writing(self)           # the backlog is over its high-water mark
-    cpdef resume_writing(self)          # and under its low one again
-    cdef int output_waits(self) except -1       # the kernel did not take all: a client may be slow
-
-cdef class ProtocolFactory:
-    # Makes the protocols of a poller's connections, and is told of its turns.
-    cdef Protocol make(self)
-    cdef Py_ssize_t connection_count(self) except -1    # open or opening, over any transport
-    cdef int begin_turn(self) except -1
-    cdef int end_turn(self) except -1
-
-cdef class Watcher:
-    # Something with a file descriptor that a Poller watches.
-    cdef int fd                     # -1 once closed
-    cdef uint32_t generation        # tells a late event for a reused fd from a current one
-    cdef uint32_t mask              # the events asked for
-    cdef int ready(self, uint32_t events) except -1
-
-cdef class Channel(Watcher):
-    # The way out of a connection. (A Watcher, since one kind is both and Cython knows
-    # single inheritance only.) write() sends at once what the kernel takes, keeps the rest.
-    cdef int write(self, const char* data, Py_ssize_t size) except -1
-    # The same, with a body that is kept by reference instead of copied.
-    cdef int write_pair(self, const char* data, Py_ssize_t size, bytes body) except -1
-    # Bytes of a file that were sent now, behind all that was written. After fewer than `size`,
-    # maybe none, pause_writing() was called, and resume_writing() follows, or connection_lost()
-    # where the connection broke. EOFError where the file ends before; only to be called
-    # while writing is not paused. What is not in memory is read on a thread first.
-    cdef Py_ssize_t send_file(self, int file, int64_t offset, Py_ssize_t size) except -1
-    cdef int64_t warm_start, warm_end   # of a file: read on a thread, not to be asked about again
-    cdef int warm_up(self, object loop, int file, int64_t offset, int64_t size) except -1
-    cdef int warm(self) except -1       # it is in memory now
-    cdef int pause_reading(self) except -1
-    cdef int resume_reading(self) except -1
-    cdef int shutdown_output(self) except -1    # FIN behind what is written; reading goes on
-    # Both may call connection_lost before they return: make them the last thing you do.
-    cdef int close(self) except -1              # behind what is written
-    cdef int abort(self) except -1              # at once
-    cdef int reset(self) except -1              # at once, and the peer learns that it is cut
-    cdef int64_t unsent(self) except -1         # of what was written, bytes the kernel has not taken
-    cdef int64_t flushed(self) except -1        # differs whenever it took some of them
-    cdef object peer(self)                      # (host, port, ...), a path, or None
-    cdef bint encrypted(self)
-    cdef object tls(self)                       # the ssl.SSLObject, or None
-
-cdef class LoopChannel(Channel):
-    cdef object transport
-    cdef bint held                  # paused by us, not by the transport
-    cdef int hold(self) except -1
+from fastserve._speedups.channel cimport Channel, LogRation, Protocol, ProtocolFactory, Watcher
 
 cdef enum:
     EVENTS_PER_TURN = 128           # connections served per wake-up of the loop
@@ -125,15 +55,19 @@ cdef class SocketTransport(Channel):
     cdef int64_t backlog_sent       # in all
     cdef Py_ssize_t gathered_start  # of what waits in Poller.gathered for the end of the turn
     cdef Py_ssize_t gathered_size   # 0: nothing does
+    cdef int file                   # that is being sent; -1: none
+    cdef int64_t file_at, file_left
     cdef bint reading
+    cdef bint unread                # something came, or was left, while nobody read
     cdef bint writing_paused
-    cdef bint file_waiting          # send_file() waits for EPOLLOUT
-    cdef bint warming               # send_file() waits for a thread
+    cdef bint warming               # the file waits for a thread
     cdef bint closing               # close when the backlog is empty
     cdef bint ending                # FIN when the backlog is empty
     cdef object error               # why the connection is lost
     cdef object address
     cdef int set_mask(self) except -1
+    cdef bint output_stands(self) noexcept      # something waits for the kernel to have room
+    cdef int read_later(self) except -1         # there may be more than was read
     cdef Py_ssize_t read(self, char* data, Py_ssize_t size) except -2  # -1: nothing to hand on
     cdef int send_now(self, const char* data, Py_ssize_t size) except -1
     cdef int send_gathered(self) except -1
@@ -141,9 +75,8 @@ cdef class SocketTransport(Channel):
     cdef int keep(self, bytes data, Py_ssize_t offset) except -1
     cdef int flush_backlog(self) except -1
     cdef int send_ahead(self) except -1
-    cdef int wait_for_room(self) except -1
-    cdef int hold_writing(self) except -1
-    cdef int go_on(self) except -1
+    cdef int push_file(self) except -1
+    cdef int go_on_sending(self) except -1
     cdef int fail(self, int code) except -1
     cdef int lose(self) except -1
 

@@ -11,19 +11,17 @@
 # their turn's end, but never longer than GATHER_CYCLES and the handler that is running.
 #
 # Connections are watched edge-triggered: level-triggered, epoll would ask TCP again about
-# each of them after every turn, and because one set is inside another, twice. So a read
-# that fills its room re-arms, and one that was told of the peer's end goes on to the end.
+# each of them after every turn, and because one set is inside another, twice. So whoever
+# stops before the kernel says EAGAIN re-arms, or remembers to; and events that nobody wants
+# for the moment stay asked for, since they cost nothing until they come.
 #
 # System calls on sockets never block, so the GIL stays held: giving it up costs more than they
-# do. sendfile() would wait for the disk: it is only asked for what is in memory, and a thread
-# reads what is not.
+# do.
 
-import asyncio
 import logging
 import os
 import socket
 import struct
-import time
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
@@ -34,11 +32,14 @@ from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memset
 
 from fastserve._speedups.buffer cimport Buffer
+from fastserve._speedups.channel cimport (
+    BACKLOG_HIGH, BACKLOG_LOW, COPIED_PIECE, FILE_PER_TURN, Channel, LogRation, Protocol,
+    ProtocolFactory, Watcher)
 from fastserve._speedups.system cimport (
     FS_HAVE_EPOLL, EPOLLIN, EPOLLOUT, EPOLLERR, EPOLLRDHUP, EPOLLHUP, EPOLL_CTL_ADD,
     EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLL_CLOEXEC, MSG_MORE, MSG_NOSIGNAL, SHUT_WR, ECONNRESET,
     EPOLLET, c_errno, try_again, epoll_data, epoll_event, epoll_create1, epoll_ctl, epoll_wait,
-    fs_cycles, fs_resident, fs_sendfile, recv, send, fs_send_pair, c_pread, c_shutdown, c_close)
+    fs_cycles, fs_sendfile, recv, send, fs_send_pair, c_pread, c_shutdown, c_close)
 
 cdef enum:
     SCRATCH_BYTES = 512 * 1024      # read before any of it is handled
@@ -46,297 +47,10 @@ cdef enum:
     GATHERED_ANSWER = 16 * 1024     # a larger one is sent at once
     GATHERED_BYTES = 256 * 1024     # of all of a turn
     GATHER_CYCLES = 150_000         # some 50 microseconds
-    BACKLOG_HIGH = 64 * 1024        # pause_writing above
-    BACKLOG_LOW = 16 * 1024         # resume_writing at or below
-    FILE_PIECE = 1024 * 1024        # of a file, asked about and sent at a time
-    FILE_PER_TURN = 2 * FILE_PIECE  # then it is another connection's turn
-    COPIED_PIECE = 64 * 1024        # of a file, where it must pass through our memory
     MISTAKES_LOGGED = 10            # tracebacks
     MISTAKES_PERIOD_S = 10
 
 logger = logging.getLogger("fastserve.error")
-
-
-cdef class LogRation:
-    def __cinit__(self, int lines, double period_s):
-        self.lines = lines
-        self.period_s = period_s
-
-    cdef bint allows(self) except -1:
-        cdef double now = time.monotonic()
-        if self.written == 0 or now - self.since >= self.period_s:
-            self.since = now
-            self.written = 0
-        if self.written == self.lines:
-            self.left_out += 1
-            return False
-        self.written += 1
-        return True
-
-    cdef str remark(self):
-        cdef Py_ssize_t count = self.left_out
-        self.left_out = 0
-        return f" ({count} more since the last such line)" if count else ""
-
-
-cdef class Protocol:
-    cdef int connected(self, Channel channel) except -1:
-        return 0
-
-    cdef int receive(self, const char* data, Py_ssize_t size) except -1:
-        return 0
-
-    cpdef eof_received(self):
-        return None
-
-    cpdef connection_lost(self, error):
-        pass
-
-    cpdef pause_writing(self):
-        pass
-
-    cpdef resume_writing(self):
-        pass
-
-    cdef int output_waits(self) except -1:
-        return 0
-
-
-cdef class ProtocolFactory:
-    cdef Protocol make(self):
-        raise NotImplementedError
-
-    cdef Py_ssize_t connection_count(self) except -1:
-        raise NotImplementedError
-
-    cdef int begin_turn(self) except -1:
-        return 0
-
-    cdef int end_turn(self) except -1:
-        return 0
-
-
-cdef class Watcher:
-    def __cinit__(self):
-        self.fd = -1
-
-    cdef int ready(self, uint32_t events) except -1:
-        raise NotImplementedError
-
-    def on_readable(self):
-        """The callback for loop.add_reader, where there is no epoll."""
-        self.ready(EPOLLIN)
-
-    def on_writable(self):
-        """The callback for loop.add_writer, where there is no epoll."""
-        self.ready(EPOLLOUT)
-
-
-cdef class Descriptor:
-    # A file's number of our own, closed with the object.
-    cdef int fd
-
-    def __cinit__(self, int fd):
-        self.fd = os.dup(fd)
-
-    def __dealloc__(self):
-        if self.fd >= 0:
-            c_close(self.fd)
-
-
-def read_through(Descriptor file, int64_t offset, int64_t size):
-    """Read a part of a file, for the kernel to keep it in memory; on a thread."""
-    cdef char* room = <char*>malloc(COPIED_PIECE)
-    cdef int64_t end = offset + size
-    cdef ssize_t count = 1
-    if room == NULL:
-        raise MemoryError
-    with nogil:
-        while count > 0 and offset < end:
-            count = c_pread(file.fd, room, <size_t>min(<int64_t>COPIED_PIECE, end - offset), offset)
-            offset += count
-    free(room)
-
-
-cdef class Channel(Watcher):
-    cdef int warm_up(self, object loop, int file, int64_t offset, int64_t size) except -1:
-        # 1: a thread reads it, and warm() follows; 0: it is in memory, or nothing can be done.
-        if self.warm_start <= offset and offset + size <= self.warm_end:
-            return 0
-        if fs_resident(file, offset, size) == 1:
-            return 0
-        self.warm_start = offset
-        self.warm_end = offset + size
-        try:
-            reading = loop.run_in_executor(None, read_through, Descriptor(file), offset, size)
-        except (RuntimeError, OSError):
-            return 0        # no thread and no number to be had: the loop waits for the disk
-        reading.add_done_callback(self.on_warm)
-        return 1
-
-    def on_warm(self, reading):
-        if not reading.cancelled():
-            reading.exception()     # what cannot be read, sending will tell
-        self.warm()
-
-    cdef int warm(self) except -1:
-        raise NotImplementedError
-
-    cdef int write(self, const char* data, Py_ssize_t size) except -1:
-        raise NotImplementedError
-
-    cdef int write_pair(self, const char* data, Py_ssize_t size, bytes body) except -1:
-        raise NotImplementedError
-
-    cdef Py_ssize_t send_file(self, int file, int64_t offset, Py_ssize_t size) except -1:
-        raise NotImplementedError
-
-    cdef int pause_reading(self) except -1:
-        raise NotImplementedError
-
-    cdef int resume_reading(self) except -1:
-        raise NotImplementedError
-
-    cdef int shutdown_output(self) except -1:
-        raise NotImplementedError
-
-    cdef int close(self) except -1:
-        raise NotImplementedError
-
-    cdef int abort(self) except -1:
-        raise NotImplementedError
-
-    cdef int reset(self) except -1:
-        return self.abort()
-
-    cdef int64_t unsent(self) except -1:
-        raise NotImplementedError
-
-    cdef int64_t flushed(self) except -1:
-        raise NotImplementedError
-
-    cdef object peer(self):
-        return None
-
-    cdef bint encrypted(self):
-        return False
-
-    cdef object tls(self):
-        return None
-
-
-cdef object extra_info(object transport, str name):
-    try:
-        return transport.get_extra_info(name)
-    except AttributeError:
-        return None     # what asyncio's TLS transports raise once they were aborted
-
-
-cdef class LoopChannel(Channel):
-    """A channel over an asyncio transport."""
-
-    def __init__(self, transport):
-        self.transport = transport
-        # uvloop's low mark is 16 bytes by default; a response would trickle.
-        set_limits = getattr(transport, "set_write_buffer_limits", None)
-        if set_limits is not None:
-            set_limits(BACKLOG_HIGH, BACKLOG_LOW)
-
-    cdef int write(self, const char* data, Py_ssize_t size) except -1:
-        self.transport.write(PyBytes_FromStringAndSize(data, size))
-        return 0
-
-    cdef int write_pair(self, const char* data, Py_ssize_t size, bytes body) except -1:
-        # Not writelines(): up to CPython 3.12.3 asyncio's never pauses the protocol.
-        self.transport.write(PyBytes_FromStringAndSize(data, size) + body)
-        return 0
-
-    cdef Py_ssize_t send_file(self, int file, int64_t offset, Py_ssize_t size) except -1:
-        # Through our memory: a TLS layer has to see the bytes, and no loop has a sendfile.
-        cdef Py_ssize_t piece, sent = 0
-        cdef ssize_t count
-        cdef bytes data
-        waiting = getattr(self.transport, "get_write_buffer_size", None)
-        while sent < size:
-            if self.transport.is_closing():
-                return sent
-            if sent >= FILE_PER_TURN:
-                self.hold()
-                asyncio.get_running_loop().call_soon(self.unhold)
-                return sent
-            piece = min(size - sent, <Py_ssize_t>COPIED_PIECE)
-            if self.warm_up_all(file, offset + sent, size - sent):
-                self.hold()
-                return sent
-            data = PyBytes_FromStringAndSize(NULL, piece)
-            count = c_pread(file, PyBytes_AS_STRING(data), piece, offset + sent)
-            if count < 0:
-                raise OSError(c_errno, os.strerror(c_errno))
-            if count == 0:
-                raise EOFError("the file is shorter than it was")
-            self.transport.write(data if count == piece else data[:count])
-            sent += count
-            # Over its high-water mark the transport has paused the protocol by itself.
-            if waiting is not None and waiting() > BACKLOG_HIGH:
-                return sent
-        return sent
-
-    def warm_up_all(self, int file, int64_t offset, int64_t left):
-        # Asked about by larger pieces than are copied.
-        cdef int64_t piece = min(left, <int64_t>FILE_PIECE)
-        return self.warm_up(asyncio.get_running_loop(), file, offset, piece)
-
-    cdef int hold(self) except -1:
-        self.held = True
-        self.transport.get_protocol().pause_writing()
-        return 0
-
-    def unhold(self):
-        if self.held and not self.transport.is_closing():
-            self.held = False
-            self.transport.get_protocol().resume_writing()
-
-    cdef int warm(self) except -1:
-        self.unhold()
-        return 0
-
-    cdef int pause_reading(self) except -1:
-        self.transport.pause_reading()
-        return 0
-
-    cdef int resume_reading(self) except -1:
-        self.transport.resume_reading()
-        return 0
-
-    cdef int shutdown_output(self) except -1:
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
-        else:
-            self.transport.close()
-        return 0
-
-    cdef int close(self) except -1:
-        self.transport.close()
-        return 0
-
-    cdef int abort(self) except -1:
-        self.transport.abort()
-        return 0
-
-    cdef int64_t unsent(self) except -1:
-        return self.transport.get_write_buffer_size()
-
-    cdef int64_t flushed(self) except -1:
-        return -self.transport.get_write_buffer_size()
-
-    cdef object peer(self):
-        return extra_info(self.transport, "peername")
-
-    cdef bint encrypted(self):
-        return extra_info(self.transport, "sslcontext") is not None
-
-    cdef object tls(self):
-        return extra_info(self.transport, "ssl_object")
 
 
 cdef inline uint64_t event_key(Watcher watcher) noexcept:
@@ -425,11 +139,12 @@ cdef class Poller:
         cdef SocketTransport transport
         cdef Arrival* arrival
         cdef Py_ssize_t size
-        if type(watcher) is not SocketTransport or events != EPOLLIN:
+        if type(watcher) is not SocketTransport:
             return watcher.ready(events)
         transport = <SocketTransport>watcher
-        if not transport.reading:
-            return 0
+        if not transport.reading or events != EPOLLIN and (
+                events != (EPOLLIN | EPOLLOUT) or transport.output_stands()):
+            return transport.ready(events)
         size = transport.read(self.scratch + self.scratch_used, READ_BYTES)
         if size > 0:
             arrival = &self.arrivals[self.arrival_count]
@@ -437,8 +152,6 @@ cdef class Poller:
             arrival.start = self.scratch_used
             arrival.size = <uint32_t>size
             self.arrival_count += 1
-            if size == READ_BYTES:
-                self.rearm(transport)
             self.scratch_used += (<uint32_t>size + 63) & ~<uint32_t>63
         return 0
 
@@ -470,6 +183,8 @@ cdef class Poller:
             if found != NULL:
                 transport = <SocketTransport>found
                 transport.protocol.receive(self.scratch + arrival.start, arrival.size)
+                if arrival.size == READ_BYTES:
+                    transport.read_later()
                 if fs_cycles() - begun[0] > GATHER_CYCLES:
                     self.send_gathered()
                     begun[0] = fs_cycles()
@@ -619,36 +334,47 @@ cdef class SocketTransport(Channel):
 
     cdef int set_mask(self) except -1:
         cdef uint32_t mask = EPOLLET
+        if self.error is not None:
+            return 0        # nobody watches it any more
         if self.reading:
             mask |= EPOLLIN | EPOLLRDHUP
-        if self.backlog is not None or self.file_waiting:
+        if self.output_stands():
             mask |= EPOLLOUT
+        if self.poller.epoll_fd >= 0:
+            mask |= self.mask       # taking it back would cost two calls, and keeping it none
         return self.poller.change(self, mask)
+
+    cdef bint output_stands(self) noexcept:
+        return self.backlog is not None or self.file >= 0 or self.writing_paused
 
     cdef int ready(self, uint32_t events) except -1:
         cdef Py_ssize_t size
         cdef char* room = self.poller.scratch + self.poller.scratch_used
-        if events & EPOLLOUT:
-            if self.backlog is not None:
-                self.flush_backlog()
-            elif self.writing_paused and not self.warming:
-                self.go_on()
-            if self.fd < 0:
+        if events & EPOLLOUT and self.output_stands():
+            self.go_on_sending()
+            if self.fd < 0 or self.error is not None:
                 return 0
-            if self.file_waiting and not self.writing_paused:
-                self.file_waiting = False
-                self.set_mask()
-        if events & EPOLLIN and self.reading:
-            while self.reading and self.fd >= 0:
-                size = self.read(room, READ_BYTES)  # turn() sees to it that there is as much
-                if size < 0:
-                    break
+        if self.reading and events & EPOLLIN:
+            size = self.read(room, READ_BYTES)      # turn() sees to it that there is as much
+            if size > 0:
                 self.protocol.receive(room, size)
-                if size < READ_BYTES and not events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR):
-                    break
-        elif events & (EPOLLERR | EPOLLHUP):
+                if size == READ_BYTES or events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR):
+                    return self.read_later()        # of the end behind it no event will tell
+            return 0
+        if events & (EPOLLERR | EPOLLHUP):
             # Both directions are gone; with reading paused, nobody would ever notice.
-            self.fail(ECONNRESET)
+            return self.fail(ECONNRESET)
+        if events & EPOLLIN:
+            self.unread = True
+        return 0
+
+    cdef int read_later(self) except -1:
+        # There may be more: be told of it, or remember.
+        if self.fd < 0 or self.error is not None:
+            return 0
+        if self.reading:
+            return self.poller.rearm(self)
+        self.unread = True
         return 0
 
     cdef Py_ssize_t read(self, char* data, Py_ssize_t size) except -2:
@@ -776,44 +502,68 @@ cdef class SocketTransport(Channel):
             self.backlog = None
             self.set_mask()
             self.all_sent()
-        if self.writing_paused and self.fd >= 0 and self.backlog_size <= BACKLOG_LOW:
-            self.writing_paused = False
-            self.protocol.resume_writing()
         return 0
 
-    cdef Py_ssize_t send_file(self, int file, int64_t offset, Py_ssize_t size) except -1:
-        cdef Py_ssize_t piece, sent = 0
-        cdef ssize_t count
+    cdef int send_file(self, int file, int64_t offset, int64_t size) except -1:
         self.send_ahead()
+        self.file = file
+        self.file_at = offset
+        self.file_left = size
+        self.file_sent = 0
         if self.fd < 0:
             return 0
-        if self.error is not None:
-            self.hold_writing()
-            return 0
-        while self.backlog is None and sent < min(size, <Py_ssize_t>FILE_PER_TURN):
-            piece = min(size - sent, <Py_ssize_t>FILE_PIECE)
-            if self.warm_up(self.poller.loop, file, offset + sent, piece):
+        if self.error is None and self.backlog is None:
+            self.push_file()
+            if self.file < 0 and self.error is None:
+                if self.file_left:
+                    raise EOFError("the file is shorter than it was")
+                return 0
+        if not self.writing_paused:
+            self.writing_paused = True
+            self.protocol.pause_writing()
+        return 0
+
+    cdef int stop_file(self) except -1:
+        self.file = -1
+        return Channel.stop_file(self)
+
+    cdef int push_file(self) except -1:
+        # What goes now of the file, as far as it is this connection's turn. `file` is -1 behind
+        # its end, which may come before all of it is sent.
+        cdef ssize_t count
+        cdef Py_ssize_t piece = 0
+        cdef int64_t turn_left = FILE_PER_TURN
+        while self.file_left and turn_left > 0:
+            piece = <Py_ssize_t>self.at_hand(
+                self.poller.loop, self.file, self.file_at, min(self.file_left, turn_left))
+            if piece == 0:
                 self.warming = True
-                self.hold_writing()
-                return sent
-            count = fs_sendfile(self.fd, file, offset + sent, piece)
+                return 0
+            count = fs_sendfile(self.fd, self.file, self.file_at, piece)
             if count < 0 and (c_errno == EINVAL or c_errno == ENOSYS):
-                count = self.copy_file(file, offset + sent, piece)
+                piece = min(piece, <Py_ssize_t>COPIED_PIECE)
+                count = self.copy_file(self.file, self.file_at, piece)
             if count < 0:
                 if not try_again(c_errno):
-                    self.fail(c_errno)
-                    self.hold_writing()
-                    return sent
+                    return self.fail(c_errno)
                 break
             if count == 0:
-                raise EOFError("the file is shorter than it was")
-            sent += count
+                self.file = -1
+                return 0
+            self.file_at += count
+            self.file_left -= count
+            self.file_sent += count
             self.backlog_sent += count
+            turn_left -= count
             if count < piece:
                 break
-        if sent < size:
-            self.wait_for_room()
-        return sent
+        if self.file_left == 0:
+            self.file = -1
+        elif not self.mask & EPOLLOUT:
+            return self.set_mask()
+        elif count >= 0:
+            return self.poller.rearm(self)  # there may be room: only EAGAIN says that there is none
+        return 0
 
     def copy_file(self, int file, int64_t offset, Py_ssize_t size):
         # For a file system without sendfile.
@@ -841,29 +591,24 @@ cdef class SocketTransport(Channel):
             return self.keep(PyBytes_FromStringAndSize(data + count, size - count), 0)
         return 0
 
-    cdef int wait_for_room(self) except -1:
-        if self.file_waiting:
-            self.poller.rearm(self)     # there may be room still: tell again
-        else:
-            self.file_waiting = True
+    cdef int go_on_sending(self) except -1:
+        if self.backlog is not None:
+            self.flush_backlog()
+        if self.fd < 0 or self.error is not None or self.warming:
+            return 0
+        if self.backlog is None and self.file >= 0:
+            self.push_file()
+        if self.writing_paused and self.file < 0 and self.error is None and (
+                self.backlog_size <= BACKLOG_LOW):
+            self.writing_paused = False
             self.set_mask()
-        return self.hold_writing()
-
-    cdef int hold_writing(self) except -1:
-        if not self.writing_paused:
-            self.writing_paused = True
-            self.protocol.pause_writing()
-        return 0
-
-    cdef int go_on(self) except -1:
-        self.writing_paused = False
-        self.protocol.resume_writing()
+            self.protocol.resume_writing()
         return 0
 
     cdef int warm(self) except -1:
         self.warming = False
-        if self.fd >= 0 and self.error is None and self.writing_paused and self.backlog is None:
-            self.go_on()
+        if self.fd >= 0 and self.error is None:
+            self.go_on_sending()
         return 0
 
     cdef int pause_reading(self) except -1:
@@ -871,9 +616,13 @@ cdef class SocketTransport(Channel):
         return self.set_mask()
 
     cdef int resume_reading(self) except -1:
-        if self.closing:
+        if self.closing or self.error is not None:
             return 0
         self.reading = True
+        if self.unread:
+            self.unread = False
+            if self.mask & EPOLLIN:
+                return self.poller.rearm(self)
         return self.set_mask()
 
     cdef int shutdown_output(self) except -1:
@@ -907,6 +656,7 @@ cdef class SocketTransport(Channel):
         if self.error is None:
             self.error = OSError(code, os.strerror(code))
             self.reading = False
+            self.file = -1
             self.backlog = None
             self.backlog_size = self.gathered_size = 0
             self.poller.forget(self)
@@ -919,7 +669,7 @@ cdef class SocketTransport(Channel):
             return 0
         self.poller.forget(self)
         c_close(self.fd)
-        self.fd = -1
+        self.fd = self.file = -1
         self.backlog = None
         self.gathered_size = 0
         self.protocol = None
@@ -947,6 +697,7 @@ cdef class SocketTransport(Channel):
 cdef SocketTransport open_transport(Poller poller, int fd, Protocol protocol):
     cdef SocketTransport transport = SocketTransport.__new__(SocketTransport)
     transport.fd = fd
+    transport.file = -1
     transport.poller = poller
     transport.reading = True
     transport.protocol = protocol

@@ -1,0 +1,35 @@
+"""The sockets of our own: what is read, and when."""
+
+import asyncio
+
+import pytest
+from support import Bench, read_replies, request, running_loop
+
+from fastserve import App
+
+
+@pytest.mark.parametrize("kind", ["socket", "reader", "loop"])
+@pytest.mark.parametrize("first", [200_000, 256 * 1024, 290_000])
+def test_what_arrives_while_nobody_reads_is_read_later(kind, first):
+    """Reading pauses for a handler that waits; the rest comes meanwhile, and nothing after it."""
+    app, gate = App(), asyncio.Event()
+
+    @app.post("/")
+    async def count(request):
+        await gate.wait()
+        size = 0
+        async for piece in request.stream():
+            size += len(piece)
+        return str(size)
+
+    with running_loop(asyncio.new_event_loop) as loop:
+        bench = Bench(app, loop, kind)
+        try:
+            link = bench.connect()
+            link.send(request(method="POST", Content_Length="300000"), b"x" * first)
+            link.send(b"x" * (300_000 - first))
+            gate.set()
+            bench.wait_for(lambda: read_replies(link.received)[0] != [], turns=200)
+            assert link.reply().body == b"300000"
+        finally:
+            bench.close()
