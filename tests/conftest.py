@@ -1,12 +1,26 @@
-"""What every test may use: programs that may be missing, and the switch that insists on them."""
+"""What every test may use: programs that may be missing, and the switch that insists on them.
+
+A test that hangs fails and the next one runs: `timeout` in pyproject.toml, or --timeout.
+"""
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import shutil
+import signal
+import sys
 from collections.abc import Callable
+from types import FrameType
+from typing import Any
 
 import pytest
+
+AGAIN_S = 10
+
+
+class Hung(SystemExit):
+    """The end of a test that took too long: a loop swallows whatever else a signal raises."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -39,3 +53,23 @@ def needs(request: pytest.FixtureRequest) -> Callable[[str], str]:
         return found
 
     return needs
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> bool:
+    """Raise Hung in the test when its time is over, and again where that did not end it."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        faulthandler.dump_traceback(sys.__stderr__)
+        raise Hung(f"still running after {settings.timeout:g} s")
+
+    signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, settings.timeout, AGAIN_S)
+    return True
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_timeout_cancel_timer(item: pytest.Item) -> bool:
+    """The test has ended."""
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    return True
