@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
+from zlib import crc32
 
 import pytest
 
@@ -30,6 +31,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="fail, instead of skip, where a program that a test needs is missing",
     )
+    parser.addoption("--shard", metavar="K/N", help="only the K-th of N parts of the tests")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep the tests of the shard: a hash spreads what is slow evenly."""
+    if config.getoption("--shard"):
+        part, parts = map(int, config.getoption("--shard").split("/"))
+        inside = [crc32(item.nodeid.encode()) % parts == part - 1 for item in items]
+        config.hook.pytest_deselected(
+            items=[item for item, kept in zip(items, inside, strict=True) if not kept])
+        items[:] = [item for item, kept in zip(items, inside, strict=True) if kept]
 
 
 @pytest.fixture(scope="module", autouse=True)
