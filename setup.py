@@ -35,7 +35,7 @@ compile_args = ["-fno-strict-aliasing", "-Wno-unused-function"]
 link_args = []
 if not darwin:
     compile_args += ["-fvisibility=hidden"]
-if sanitize or debug or coverage:
+if sanitize or debug or coverage or warn:
     compile_args += ["-O1" if sanitize else "-O0", "-g", "-fno-omit-frame-pointer", "-UNDEBUG"]
 else:
     # Level 3 is level 2 where compiler or libc do not know it.
@@ -86,4 +86,5 @@ setup(
         emit_linenums=warn,
         nthreads=os.cpu_count() or 1,
     ),
+    options={"build_ext": {"parallel": os.cpu_count() or 1}},
 )

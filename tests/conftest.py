@@ -1,12 +1,27 @@
-"""What every test may use: programs that may be missing, and the switch that insists on them."""
+"""What every test may use: programs that may be missing, and the switch that insists on them.
+
+A test that hangs fails and the next one runs: `timeout` in pyproject.toml, or --timeout.
+"""
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import shutil
+import signal
+import sys
 from collections.abc import Callable
+from types import FrameType
+from typing import Any
+from zlib import crc32
 
 import pytest
+
+AGAIN_S = 10
+
+
+class Hung(SystemExit):
+    """The end of a test that took too long: a loop swallows whatever else a signal raises."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -16,6 +31,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="fail, instead of skip, where a program that a test needs is missing",
     )
+    parser.addoption("--shard", metavar="K/N", help="only the K-th of N parts of the tests")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep the tests of the shard: a hash spreads what is slow evenly."""
+    if config.getoption("--shard"):
+        part, parts = map(int, config.getoption("--shard").split("/"))
+        inside = [crc32(item.nodeid.encode()) % parts == part - 1 for item in items]
+        config.hook.pytest_deselected(
+            items=[item for item, kept in zip(items, inside, strict=True) if not kept])
+        items[:] = [item for item, kept in zip(items, inside, strict=True) if kept]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -39,3 +65,23 @@ def needs(request: pytest.FixtureRequest) -> Callable[[str], str]:
         return found
 
     return needs
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> bool:
+    """Raise Hung in the test when its time is over, and again where that did not end it."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        faulthandler.dump_traceback(sys.__stderr__)
+        raise Hung(f"still running after {settings.timeout:g} s")
+
+    signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, settings.timeout, AGAIN_S)
+    return True
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_timeout_cancel_timer(item: pytest.Item) -> bool:
+    """The test has ended."""
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    return True

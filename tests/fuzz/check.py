@@ -55,12 +55,18 @@ def check_message(parsers, door, data, cut):
         for line in OTHER_LINES:
             before = line + data.partition(b"\n")[2]
             require(native.split_head([data], None, before) == verdict, "the memo misled")
-    require(getattr(llhttp, door)([data]) == verdict, "llhttp does not agree")
+    require(agree(verdict, getattr(llhttp, door)([data]), data), "llhttp does not agree")
     if isinstance(verdict, dict):
         require(0 < verdict["consumed"] <= len(data), "consumed more than there is")
         check_again(native, verdict)
     elif isinstance(verdict, tuple):
         require(len(verdict[0]) < verdict[1] <= len(data), "consumed more than there is")
+
+
+def agree(native, llhttp, data):
+    # llhttp sees no quoted strings in a list of codings: "chunked" inside of one, which is a
+    # coding that nobody speaks (501), is for it a "chunked" that is not the last (400).
+    return native == llhttp or (native == 501 and llhttp == 400 and b'"' in data)
 
 
 def check_again(native, head):
@@ -76,7 +82,9 @@ def check_again(native, head):
 
 def check_stream(parsers, data, cut):
     native, llhttp = (list(messages(parser, data, cut)) for parser in parsers)
-    require(native == llhttp, "llhttp does not agree")
+    require(len(native) == len(llhttp), "llhttp does not agree")
+    for ours, theirs in zip(native, llhttp, strict=True):
+        require(agree(ours, theirs, data), "llhttp does not agree")
     require(list(messages(parsers[0], data, 0)) == native, "a split changed the stream")
 
 
