@@ -33,3 +33,34 @@ def test_what_arrives_while_nobody_reads_is_read_later(kind, first):
             assert link.reply().body == b"300000"
         finally:
             bench.close()
+
+
+@pytest.mark.parametrize("kind", ["socket", "reader"])
+@pytest.mark.parametrize("requests_before", [0, 1])
+def test_a_request_that_came_in_the_last_moment_is_answered(kind, requests_before):
+    """It waits unread in the kernel when its connection has been idle for too long."""
+    app = App()
+    app.get("/")(lambda: "there")
+
+    with running_loop(asyncio.new_event_loop) as loop:
+        bench = Bench(app, loop, kind, keep_alive_timeout_s=2, header_timeout_s=2)
+        try:
+            link = bench.connect()
+            for _ in range(requests_before):
+                link.send(request())
+            for _ in range(8):
+                bench.clock.now_s += 0.25
+                bench.engine.tick()
+            assert not link.closed
+            link.socket.send(request())
+            for _ in range(3):
+                bench.clock.now_s += 0.25
+                bench.engine.tick()
+            bench.turn()
+            assert [reply.body for reply in link.replies()] == [b"there"] * (requests_before + 1)
+            for _ in range(13):
+                bench.clock.now_s += 0.25
+                bench.engine.tick()
+            bench.wait_for(lambda: link.closed)
+        finally:
+            bench.close()

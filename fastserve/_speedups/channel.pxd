@@ -70,6 +70,8 @@ cdef class Channel(Watcher):
     cdef int pause_reading(self) except -1
     cdef int resume_reading(self) except -1
     cdef int shutdown_output(self) except -1    # FIN behind what is written; reading goes on
+    # Read once what may have arrived and was not told of yet.
+    cdef int read_arrived(self) except -1
     # Both may call connection_lost before they return: make them the last thing you do.
     cdef int close(self) except -1              # behind what is written
     cdef int abort(self) except -1              # at once

@@ -170,6 +170,9 @@ cdef class Channel(Watcher):
     cdef int close(self) except -1:
         raise NotImplementedError
 
+    cdef int read_arrived(self) except -1:
+        return 0        # a transport of the loop reads when it likes
+
     cdef int abort(self) except -1:
         raise NotImplementedError
 

@@ -495,6 +495,12 @@ cdef class HttpProtocol(AnsweringConnection):
         return WAIT_IDLE if self.whole_head else WAIT_FIRST
 
     cdef int expired(self, Wait wait) except -1:
+        cdef int64_t since = self.since
+        if wait == WAIT_IDLE or wait == WAIT_FIRST:
+            # A request may have come that we had no time to look at: closing would reset it.
+            self.channel.read_arrived()
+            if self.since != since or self.waits_for() != wait:
+                return 0
         self.engine.complain(self, REASONS[<int>wait])
         if wait == WAIT_OUTPUT:
             return self.channel.reset()

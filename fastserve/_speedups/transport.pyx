@@ -368,6 +368,9 @@ cdef class SocketTransport(Channel):
             self.unread = True
         return 0
 
+    cdef int read_arrived(self) except -1:
+        return self.ready(EPOLLIN) if self.fd >= 0 and self.error is None else 0
+
     cdef int read_later(self) except -1:
         # There may be more: be told of it, or remember.
         if self.fd < 0 or self.error is not None:
