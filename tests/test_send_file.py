@@ -10,8 +10,8 @@ import ssl
 import pytest
 import trustme
 import uvloop
-from worker_thread import serving, wait_for
 from support import Bench, read_replies, request, running_loop
+from worker_thread import serve_in_thread, wait_for
 
 from fastserve import App, FileResponse
 
@@ -222,7 +222,7 @@ def over_tls(request, folder, tmp_path_factory):
         clients.append(context.wrap_socket(plain, server_hostname="localhost"))
         return clients[-1]
 
-    with serving(app_of(folder), loop=request.param, ssl_certfile=str(keys / "cert.pem"),
+    with serve_in_thread(app_of(folder), loop=request.param, ssl_certfile=str(keys / "cert.pem"),
                  ssl_keyfile=str(keys / "key.pem")) as served:
         try:
             yield served, connect
