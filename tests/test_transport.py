@@ -64,3 +64,30 @@ def test_a_request_that_came_in_the_last_moment_is_answered(kind, requests_befor
             bench.wait_for(lambda: link.closed)
         finally:
             bench.close()
+
+
+@pytest.mark.parametrize("kind", ["socket", "reader", "loop"])
+@pytest.mark.parametrize("size", [65_535, 65_536, 131_072, 131_073, 400_000])
+def test_a_large_body_ends_where_it_ends(kind, size):
+    """However it comes: its pieces are its bytes, and what is behind it is the next request."""
+    app = App()
+    body = bytes(index * 7 % 251 for index in range(size))
+
+    @app.post("/")
+    async def echo(request):
+        if request.query.get("whole"):
+            return await request.body()
+        return b"".join([piece async for piece in request.stream()])
+
+    with running_loop(asyncio.new_event_loop) as loop:
+        bench = Bench(app, loop, kind)
+        try:
+            link = bench.connect()
+            heads = [request(path, method="POST", Content_Length=str(size))
+                     for path in ("/", "/?whole=1")]
+            link.send(heads[0], body + heads[1] + body[:10], body[10:] + heads[0] + body)
+            link.send(heads[1], body[:70_000], body[70_000:] + heads[0], body[:1], body[1:])
+            bench.wait_for(lambda: len(read_replies(link.received)[0]) == 5)
+            assert all(reply.body == body for reply in link.replies())
+        finally:
+            bench.close()

@@ -28,6 +28,9 @@ cdef class Protocol(Timed):
     # What a transport delivers to. The `cpdef` side is asyncio's Protocol.
     cdef int connected(self, Channel channel) except -1
     cdef int receive(self, const char* data, Py_ssize_t size) except -1  # data dies on return
+    # Where it would keep what comes as it is: then that is read into an object of its own.
+    cdef bint wants_pieces(self)
+    cdef int receive_piece(self, bytes piece) except -1
     cpdef eof_received(self)            # the peer sends no more; true keeps the way out open
     cpdef connection_lost(self, error)  # once, the last call
     cpdef pause_writing(self)           # the backlog is over its high-water mark

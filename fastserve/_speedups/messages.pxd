@@ -36,7 +36,9 @@ cdef class Body:
     cdef bint collecting        # body() wants all of it: no pause but the limit
 
     cdef int feed(self, const char* data, Py_ssize_t size) except -1
+    cdef int feed_piece(self, bytes piece) except -1    # the same, without a copy
     cdef bytes take(self)       # all that is there
+    cdef bytes take_next(self)  # the same, but a large piece alone: joining would copy it
     cdef int gather(self) except -1
     cdef int finish(self) except -1
     cdef int fail(self, object error) except -1

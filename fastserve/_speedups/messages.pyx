@@ -19,6 +19,7 @@ from fastserve.errors import HTTPError
 
 cdef enum:
     CRUMB_BYTES = 1024      # of a body: a smaller piece is copied together with its neighbours
+    LARGE_PIECE = 32 * 1024 # is given to the handler alone, and not joined to others
 
 cdef object dumps = None      # orjson's, once something is encoded or served: its import is
 cdef object loads = None      # a quarter of ours
@@ -90,10 +91,18 @@ cdef class Body:
                 self.crumbs = Buffer.__new__(Buffer)
             self.crumbs.append(data, size)
         else:
-            self.gather()
-            self.pieces.append(PyBytes_FromStringAndSize(data, size))
+            return self.feed_piece(PyBytes_FromStringAndSize(data, size))
         self.size += size
         self.received += size
+        return self.wake()
+
+    cdef int feed_piece(self, bytes piece) except -1:
+        if self.error is not None:
+            return 0
+        self.gather()
+        self.pieces.append(piece)
+        self.size += PyBytes_GET_SIZE(piece)
+        self.received += PyBytes_GET_SIZE(piece)
         return self.wake()
 
     cdef int gather(self) except -1:
@@ -109,6 +118,14 @@ cdef class Body:
         self.pieces.clear()
         self.size = 0
         return taken
+
+    cdef bytes take_next(self):
+        cdef bytes piece
+        if len(self.pieces) < 2 or PyBytes_GET_SIZE(self.pieces[0]) < LARGE_PIECE:
+            return self.take()
+        piece = self.pieces.pop(0)
+        self.size -= PyBytes_GET_SIZE(piece)
+        return piece
 
     cdef int finish(self) except -1:
         self.complete = True
@@ -449,7 +466,7 @@ cdef class BodyStream:
             return piece
         self.request.check_length(self.limit, arriving.received)
         if arriving.size:
-            piece = arriving.take()
+            piece = arriving.take_next()
             self.request.connection.body_taken(self.request)
             return piece
         if arriving.complete:

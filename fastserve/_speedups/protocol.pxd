@@ -29,6 +29,8 @@ cdef class HttpProtocol(AnsweringConnection):
     cdef bint continue_pending      # the client waits for "100 Continue"
     cdef bint reading_paused
 
+    cdef bytes piece                # the bytes at work(), where they are an object
+
     cdef int work(self, const char* data, Py_ssize_t size) except -1
     cdef Py_ssize_t advance(self, const char* data, Py_ssize_t size) except -1
     cdef Py_ssize_t take_body(self, const char* data, Py_ssize_t size) except -1

@@ -27,6 +27,8 @@ from fastserve.errors import ClientDisconnect, HTTPError
 cdef enum:
     REQUESTS_PER_TURN = 64          # of one connection, before others get theirs
     INPUT_HIGH = 64 * 1024          # input kept while the connection cannot go on
+    PIECE_LEFT = 64 * 1024          # of a body to come: its reads are not copied
+    PIECE_BYTES = 4096              # but for those that are smaller
 
 
 cdef class HttpProtocol(AnsweringConnection):
@@ -105,6 +107,17 @@ cdef class HttpProtocol(AnsweringConnection):
             self.input.append(data, size)
             return self.work(NULL, 0)
         return self.work(data, size)
+
+    cdef bint wants_pieces(self):
+        return self.stage == STAGE_LENGTH and self.receiver is not None \
+            and self.body_left >= PIECE_LEFT
+
+    cdef int receive_piece(self, bytes piece) except -1:
+        self.piece = piece if PyBytes_GET_SIZE(piece) >= PIECE_BYTES else None
+        try:
+            return self.receive(PyBytes_AS_STRING(piece), PyBytes_GET_SIZE(piece))
+        finally:
+            self.piece = None
 
     cdef int work(self, const char* data, Py_ssize_t size) except -1:
         # Go on with `data`, or with the kept input when it is NULL.
@@ -212,6 +225,9 @@ cdef class HttpProtocol(AnsweringConnection):
                 self.closing = self.unread = True
                 self.stage = STAGE_HEAD
                 return size
+        elif self.piece is not None and body == PyBytes_AS_STRING(self.piece) and (
+                body_size == PyBytes_GET_SIZE(self.piece)):
+            self.receiver.arriving.feed_piece(self.piece)
         elif body_size:
             self.receiver.arriving.feed(body, body_size)
         if self.body_left == 0 if self.stage == STAGE_LENGTH else self.chunks.done:

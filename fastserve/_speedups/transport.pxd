@@ -67,6 +67,7 @@ cdef class SocketTransport(Channel):
     cdef object address
     cdef int set_mask(self) except -1
     cdef bint output_stands(self) noexcept      # something waits for the kernel to have room
+    cdef int read_piece(self, uint32_t events) except -1
     cdef int read_arrived(self) except -1
     cdef int read_later(self) except -1         # there may be more than was read
     cdef Py_ssize_t read(self, char* data, Py_ssize_t size) except -2  # -1: nothing to hand on
