@@ -509,6 +509,6 @@ def test_a_crowd_that_is_due_together_is_ended_a_few_at_a_time(loop):
 
     bench.clock.now_s += 0.25
     bench.engine.tick()
-    assert sum(link.closed for link in links) == 128
+    assert sum(link.closed for link in links) == 32
     bench.wait_for(lambda: bench.engine.connections == 0)
     bench.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 
 import pytest
 import uvloop
@@ -407,6 +408,22 @@ def test_a_slow_reader_stops_the_generator(bench):
     assert bench.app.state.made == made < 300
     link.drop()
     bench.wait_for(lambda: bench.app.state.log)
+
+
+def test_the_kernel_keeps_little_of_a_stream_that_nobody_reads(loop):
+    """Not the megabytes that it takes of a socket without that limit, for every slow reader."""
+    bench = Bench(make_app(), loop, "socket")
+    bench.app = bench.engine.app
+    link = bench.connect()
+    link.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    link.poll = lambda: False       # reads nothing
+    link.socket.sendall(request("/large/2000"))
+    for _ in range(50):
+        bench.turn()
+    assert bench.app.state.made <= 10      # of 64 KiB
+    link.drop()
+    bench.wait_for(lambda: bench.app.state.log)
+    bench.close()
 
 
 def test_a_large_stream_arrives_whole(bench, link):

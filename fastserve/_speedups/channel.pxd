@@ -57,6 +57,9 @@ cdef class Channel(Watcher):
     cdef int write(self, const char* data, Py_ssize_t size) except -1
     # The same, with a body that is kept by reference instead of copied.
     cdef int write_pair(self, const char* data, Py_ssize_t size, bytes body) except -1
+    # Whether the kernel is to keep little of what the client does not take: for bodies that are
+    # made while they are sent, of which nobody is ahead for nothing.
+    cdef int limit_unsent(self, bint limited) except -1
     # Send a part of a file behind all that was written; only to be called while writing is not
     # paused. `file_sent` tells how much of it was sent: all, or pause_writing() was called and
     # the channel may go on by itself until it calls resume_writing(), or connection_lost(). Until

@@ -176,6 +176,9 @@ cdef class Channel(Watcher):
     cdef int close(self) except -1:
         raise NotImplementedError
 
+    cdef int limit_unsent(self, bint limited) except -1:
+        return 0
+
     cdef int read_arrived(self) except -1:
         return 0        # a transport of the loop reads when it likes
 

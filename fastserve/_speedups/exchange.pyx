@@ -263,6 +263,8 @@ cdef class AnsweringConnection(ServedConnection):
         exchange.channel = self.channel
         exchange.loop = self.loop
         exchange.paused = self.writing_paused
+        if self.channel is not None:
+            self.channel.limit_unsent(not isinstance(exchange.response, PartsResponse))
         if exchange.call.head_only:
             try:
                 self.open_body(exchange, None)

@@ -69,6 +69,15 @@ cdef extern from *:
          || (code) == EOPNOTSUPP || (code) == ENETUNREACH || (code) == ETIMEDOUT \
          || (code) == ECONNRESET || (code) == EPERM)
     #define try_again(code) ((code) == EAGAIN || (code) == EWOULDBLOCK || (code) == EINTR)
+    /* How much the kernel keeps of what is written and not sent; 0: as much as it likes. */
+    static void fs_limit_unsent(int fd, int bytes)
+    {
+    #ifdef TCP_NOTSENT_LOWAT
+        setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &bytes, sizeof bytes);  /* a unix socket has none */
+    #else
+        (void)fd; (void)bytes;
+    #endif
+    }
     static ssize_t fs_send_pair(int fd, const char *a, size_t n, const char *b, size_t m)
     {
         struct iovec parts[2] = {{(void *)a, n}, {(void *)b, m}};
@@ -213,6 +222,7 @@ cdef extern from *:
     uint64_t fs_cycles() nogil
     ssize_t recv(int fd, void* data, size_t size, int flags) nogil
     ssize_t send(int fd, const void* data, size_t size, int flags) nogil
+    void fs_limit_unsent(int fd, int bytes)
     ssize_t fs_send_pair(int fd, const char* a, size_t n, const char* b, size_t m) nogil
     int c_shutdown "shutdown"(int fd, int how) nogil
     int c_close "close"(int fd) nogil

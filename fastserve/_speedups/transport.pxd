@@ -57,6 +57,7 @@ cdef class SocketTransport(Channel):
     cdef Py_ssize_t gathered_size   # 0: nothing does
     cdef int file                   # that is being sent; -1: none
     cdef int64_t file_at, file_left
+    cdef bint limited               # in what the kernel keeps unsent
     cdef bint reading
     cdef bint unread                # something came, or was left, while nobody read
     cdef bint writing_paused

@@ -36,10 +36,11 @@ from fastserve._speedups.channel cimport (
     BACKLOG_HIGH, BACKLOG_LOW, COPIED_PIECE, FILE_PER_TURN, Channel, LogRation, Protocol,
     ProtocolFactory, Watcher)
 from fastserve._speedups.system cimport (
-    FS_HAVE_EPOLL, EPOLLIN, EPOLLOUT, EPOLLERR, EPOLLRDHUP, EPOLLHUP, EPOLL_CTL_ADD,
-    EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLL_CLOEXEC, MSG_MORE, MSG_NOSIGNAL, SHUT_WR, ECONNRESET,
-    EPOLLET, c_errno, try_again, epoll_data, epoll_event, epoll_create1, epoll_ctl, epoll_wait,
-    fs_cycles, fs_sendfile, recv, send, fs_send_pair, c_pread, c_shutdown, c_close)
+    ECONNRESET, EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, EPOLL_CLOEXEC,
+    EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, FS_HAVE_EPOLL, MSG_MORE, MSG_NOSIGNAL,
+    SHUT_WR, c_close, c_errno, c_pread, c_shutdown, epoll_create1, epoll_ctl, epoll_data,
+    epoll_event, epoll_wait, fs_cycles, fs_limit_unsent, fs_send_pair, fs_sendfile, recv,
+    send, try_again)
 
 cdef extern from "Python.h":
     # To fill before anybody else sees it, and to shorten while there is one reference.
@@ -49,6 +50,7 @@ cdef extern from "Python.h":
 cdef enum:
     SCRATCH_BYTES = 512 * 1024      # read before any of it is handled
     READ_BYTES = 128 * 1024         # of one connection at a time
+    UNSENT_BYTES = 128 * 1024       # the kernel's, of a body that is made while it is sent
     GATHERED_ANSWER = 16 * 1024     # a larger one is sent at once
     GATHERED_BYTES = 256 * 1024     # of all of a turn
     GATHER_CYCLES = 150_000         # some 50 microseconds
@@ -373,6 +375,12 @@ cdef class SocketTransport(Channel):
             return self.fail(ECONNRESET)
         if events & EPOLLIN:
             self.unread = True
+        return 0
+
+    cdef int limit_unsent(self, bint limited) except -1:
+        if limited != self.limited and self.fd >= 0:
+            self.limited = limited
+            fs_limit_unsent(self.fd, UNSENT_BYTES if limited else 0)
         return 0
 
     cdef int read_piece(self, uint32_t events) except -1:

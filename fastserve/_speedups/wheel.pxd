@@ -13,7 +13,7 @@ from libc.stdint cimport int64_t
 cdef enum:
     TICKS_PER_S = 4
     MOST_AT_ONCE = 4        # ticks of one advance()
-    LOOKS_AT_ONCE = 128     # then others get their turn: ten thousand may be due together
+    LOOKS_AT_ONCE = 32      # then others get their turn: ten thousand may be due together
     SLOTS = 512             # the furthest look is this many ticks ahead; then another lap
 
 cdef class Timed:
