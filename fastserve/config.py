@@ -180,8 +180,8 @@ class Config:
     backlog: int = _setting(2048, LISTEN, whole(1), "Connections the kernel may hold for us.")
 
     workers: int | str | None = _setting(
-        None, WORKERS, workers_count, "Processes to serve with, under a supervisor; auto: one for "
-        "each usable processor. [this process alone]", type=workers_number, metavar="N|auto")
+        None, WORKERS, workers_count, "Worker processes, under a supervisor; auto is one for each "
+        "usable processor. Left out, this process serves alone.", type=workers_number, metavar="N|auto")
     boot_timeout_s: float = _setting(
         60.0, WORKERS, seconds(0.1, 3600), "For a worker to import, start up and serve.")
     stall_soft_s: float = _setting(

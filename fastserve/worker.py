@@ -340,6 +340,8 @@ async def outside_of_tasks(
     done = loop.create_future()
 
     def callback() -> None:
+        if done.cancelled():    # told to stop before it came to that
+            return
         try:
             call(*args)
         except BaseException as error:
