@@ -142,6 +142,14 @@ def run(target: str, factory: bool, app_dir: str | None, **settings: Any) -> Non
         config = Config.load(given)
     except ConfigError as error:
         raise click.UsageError(str(error)) from None
+    if config.workers is not None:
+        from fastserve import supervisor
+
+        try:
+            sys.exit(supervisor.supervise(
+                _work(target, app_dir, factory, config), config, _workers(config)))
+        except FastserveError as error:
+            _fail(str(error))
     from fastserve import worker
 
     app = _load(target, app_dir, factory)
@@ -167,6 +175,25 @@ def routes(target: str, factory: bool, app_dir: str | None) -> None:
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
         click.echo("  ".join([*cells, row[3]]))
+
+
+def _workers(config: Config) -> int:
+    from fastserve import cpus
+
+    return cpus.usable() if config.workers == "auto" else int(config.workers or 1)
+
+
+def _work(target: str, app_dir: str | None, factory: bool, config: Config) -> Callable[..., int]:
+    """What a worker process does: import the application, so that a reload brings new code."""
+
+    def work(*parts: Any) -> int:
+        from fastserve import worker
+        from fastserve.target import load_app
+
+        return worker.serve_slot(
+            lambda: load_app(target, app_dir=app_dir, factory=factory), config, *parts)
+
+    return work
 
 
 def _load(target: str, app_dir: str | None, factory: bool) -> Any:

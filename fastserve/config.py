@@ -17,7 +17,8 @@ from fastserve.errors import ConfigError
 from fastserve.networks import Networks
 from fastserve.presets import PRESETS
 
-LISTEN, SERVER, LIMITS, TIMES = "Where to listen", "Server", "Limits", "Time"
+LISTEN, WORKERS, SERVER = "Where to listen", "Workers", "Server"
+LIMITS, TIMES = "Limits", "Time"
 TLS, BEHIND = "TLS", "Behind a proxy"
 LOG_LEVELS = ("critical", "error", "warning", "info", "debug")
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8000
@@ -90,6 +91,18 @@ def secret(name: str, value: Any) -> None:
         text(name, value)
     except ConfigError:
         raise ConfigError(f"{name}: must be some text without control characters") from None
+
+
+def workers_number(value: str) -> int | str:
+    """What a command line or file says of it."""
+    return int(value) if value.isascii() and value.isdigit() else value
+
+
+def workers_count(name: str, value: Any) -> None:
+    """A number of workers, or "auto"."""
+    if value != "auto" and (
+            isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 512):
+        raise _fail(name, value, "must be a whole number from 1 to 512, or auto")
 
 
 def socket_path(name: str, value: Any) -> None:
@@ -165,6 +178,19 @@ class Config:
     bind: tuple[str, ...] = _setting(
         (), LISTEN, texts, "HOST:PORT, [IPV6]:PORT, unix:PATH or fd://N; several are possible.")
     backlog: int = _setting(2048, LISTEN, whole(1), "Connections the kernel may hold for us.")
+
+    workers: int | str | None = _setting(
+        None, WORKERS, workers_count, "Worker processes, under a supervisor; auto is one for each "
+        "usable processor. Left out, this process serves alone.", type=workers_number, metavar="N|auto")
+    boot_timeout_s: float = _setting(
+        60.0, WORKERS, seconds(0.1, 3600), "For a worker to import, start up and serve.")
+    stall_soft_s: float = _setting(
+        1.0, WORKERS, seconds(0, 3600),
+        "A loop that has not turned for so long gets no new connections; 0 is no limit.")
+    stall_hard_s: float = _setting(
+        30.0, WORKERS, seconds(0), "A worker whose loop has not is replaced; 0 is no limit.")
+    drain_delay_s: float = _setting(
+        0.0, WORKERS, seconds(0, 3600), "How long it goes on accepting when told to stop.")
 
     loop: str = _choice("uvloop", SERVER, ("uvloop", "asyncio"), "Event loop.")
     http: str = _choice("native", SERVER, ("native", "httptools"), "HTTP parser.")

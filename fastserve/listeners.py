@@ -4,9 +4,10 @@ An address is `HOST:PORT`, `[IPV6]:PORT`, `unix:PATH` or `fd://N`. A name is lis
 every address it has. `[::]` takes IPv4 as well (IPV6_V6ONLY off), unless an IPv4 address
 with the same port is listed beside it: then each family has its own socket.
 
-TCP sockets carry SO_REUSEPORT, so that the successor of this process can share the port.
-That alone would also let two strangers share it unnoticed, so each port is first bound
-without it: what is in use is refused.
+TCP sockets carry SO_REUSEPORT: each worker slot has one of its own for each address, made in
+order and held open by the supervisor for life, so that the queue of a slot outlives its
+worker. That alone would also let two strangers share the port unnoticed, so each is first
+bound without it: what is in use is refused. Other sockets all slots share.
 
 A unix socket has its owner and permissions before anybody can connect. A file of its name
 is replaced only when it is a socket of the same user with nobody behind it, and removed at
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import grp
 import os
 import pwd
@@ -27,11 +29,13 @@ import re
 import socket
 import stat
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from fastserve.config import Config
 from fastserve.errors import ConfigError
+from fastserve.steering import steer
 
 _TCP = re.compile(r"(?:\[(?P<v6>[^\]]*)\]|(?P<host>[^:\[\]]+)):(?P<port>\d{1,5})")
 
@@ -63,6 +67,44 @@ class Listener:
                 os.unlink(self.path)
         except FileNotFoundError:
             pass
+
+
+class Group:
+    """The listeners of one address: one for each slot, or one that all slots share.
+
+    listeners:  in the order of their listen() calls, which is how the kernel numbers them
+    """
+
+    def __init__(self, first: Listener, grow: Callable[[], socket.socket] | None) -> None:
+        self.listeners = [first]
+        self._grow = grow
+
+    @property
+    def shared(self) -> bool:
+        """Whether there is one for all."""
+        return self._grow is None
+
+    def of(self, slot: int) -> Listener:
+        """The listener of a slot, which is made if it is the next one."""
+        if self._grow is None:
+            return self.listeners[0]
+        if slot == len(self.listeners):
+            self.listeners.append(Listener(self._grow(), self.listeners[0].label))
+        return self.listeners[slot]
+
+    def steer(self, slots: Sequence[int]) -> bool:
+        """Send new connections to these slots; False where the kernel chooses by itself."""
+        return self.shared or steer(self.listeners[0].socket, slots)
+
+    def retire(self, slot: int) -> None:
+        """Close the listener of the last slot: any other would renumber those behind it."""
+        if not self.shared and slot == len(self.listeners) - 1:
+            self.listeners.pop().close()
+
+    def close(self) -> None:
+        """Close them all."""
+        for listener in self.listeners:
+            listener.close()
 
 
 @dataclass(frozen=True)
@@ -114,20 +156,25 @@ def addresses(config: Config) -> list[Address]:
 
 
 def open_listeners(config: Config) -> list[Listener]:
-    """Open every listener, or none: a failure closes those already open."""
+    """Open the listeners of a process that serves alone."""
+    return [group.of(0) for group in open_groups(config)]
+
+
+def open_groups(config: Config) -> list[Group]:
+    """Open the first listener of every address, or none: a failure closes those already open."""
     wanted = addresses(config)
-    opened: list[Listener] = []
+    opened: list[Group] = []
     try:
         for address in wanted:
             if isinstance(address, Tcp):
                 opened += _open_tcp(address, config.backlog, _ipv6_only(address, wanted))
             elif isinstance(address, Unix):
-                opened.append(_open_unix(address.path, config))
+                opened.append(Group(_open_unix(address.path, config), None))
             else:
-                opened.append(_adopt(address.number))
+                opened.append(Group(_adopt(address.number), None))
     except BaseException:
-        for listener in opened:
-            listener.close()
+        for group in opened:
+            group.close()
         raise
     return opened
 
@@ -142,20 +189,25 @@ def _ipv6_only(address: Tcp, wanted: list[Address]) -> bool:
     )
 
 
-def _open_tcp(address: Tcp, backlog: int, ipv6_only: bool) -> list[Listener]:
-    listeners: list[Listener] = []
+def _open_tcp(address: Tcp, backlog: int, ipv6_only: bool) -> list[Group]:
+    groups: list[Group] = []
     port = address.port
     try:
         for family, sockaddr in _resolve(address):
             where = (sockaddr[0], port, *sockaddr[2:])
-            sock = _bind_tcp(family, where, backlog, ipv6_only)
-            listeners.append(Listener(sock, url_of(sock)))
+            if port != 0:
+                _bound(family, where, ipv6_only, share=False).close()
+            sock = _listening(family, where, backlog, ipv6_only)
             port = sock.getsockname()[1]    # a free port, once chosen, is for all of a name
+            where = (sockaddr[0], port, *sockaddr[2:])
+            grow = functools.partial(_listening, family, where, backlog, ipv6_only)
+            groups.append(Group(
+                Listener(sock, url_of(sock)), grow if sys.platform == "linux" else None))
     except BaseException:
-        for listener in listeners:
-            listener.close()
+        for group in groups:
+            group.close()
         raise
-    return listeners
+    return groups
 
 
 def _resolve(address: Tcp) -> list[tuple[int, Any]]:
@@ -171,11 +223,9 @@ def _resolve(address: Tcp) -> list[tuple[int, Any]]:
     return list(unique)
 
 
-def _bind_tcp(
+def _listening(
     family: int, where: tuple[str | int, ...], backlog: int, ipv6_only: bool
 ) -> socket.socket:
-    if where[1] != 0:
-        _bound(family, where, ipv6_only, share=False).close()
     sock = _bound(family, where, ipv6_only, share=True)
     try:
         sock.listen(backlog)

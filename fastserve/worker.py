@@ -15,18 +15,21 @@ import gc
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fastserve import log
+from fastserve import log, stacks
 from fastserve.config import Config
 from fastserve.descriptors import connections_allowed
 from fastserve.entrance import Entrance
-from fastserve.errors import ConfigError, StartupError
+from fastserve.errors import ConfigError, FastserveError, StartupError
 from fastserve.listeners import Listener, open_listeners
+from fastserve.orders import Orders
 from fastserve.proxy import ForwardedFields
 from fastserve.target import user_traceback
 from fastserve.tls import Certificates
@@ -56,6 +59,39 @@ def run(app: App, config: Config) -> int:
     finally:
         for listener in listeners:
             listener.close()
+
+
+def serve_slot(
+    load: Callable[[], App],
+    config: Config,
+    listeners: list[Listener],
+    orders: Orders,
+    beat: Callable[[], None],
+) -> int:
+    """Serve in a worker process of a supervisor; the exit status."""
+    try:
+        app = load()
+        certificates = Certificates.from_config(config)
+    except FastserveError as error:
+        shown = getattr(error, "traceback", None)
+        logger.error("%s%s", f"{shown}\n" if shown else "", error)
+        return STARTUP_FAILED
+    status = Worker(app, config, listeners, certificates, Link(orders, beat)).run()
+    if app.blocking_pool.running:
+        logger.warning("%d @blocking handlers still run; leaving them", app.blocking_pool.running)
+    return status
+
+
+@dataclass(frozen=True)
+class Link:
+    """What ties a worker to its supervisor.
+
+    orders:  its end of their talk
+    beat:    to be called whenever the loop turns
+    """
+
+    orders: Orders
+    beat: Callable[[], None]
 
 
 def run_from_script(app: App, settings: dict[str, Any]) -> None:
@@ -89,11 +125,14 @@ class Worker:
         config: Config,
         listeners: list[Listener],
         certificates: Certificates | None = None,
+        link: Link | None = None,
     ) -> None:
         self.app = app
         self.config = config
         self.listeners = listeners
         self.certificates = certificates
+        self.link = link
+        self.adopted: dict[int, list[socket.socket]] = {}   # slot -> its listeners
         self.signals = 0
         self.started = False
         self.stopping = asyncio.Event()     # the first signal
@@ -104,6 +143,8 @@ class Worker:
     def run(self) -> int:
         loop = new_loop(self.config.loop)
         try:
+            if self.link is not None:
+                stacks.tell_when_asked(loop)
             with self._signals(loop):
                 self.task = loop.create_task(self._serve(loop))
                 try:
@@ -125,6 +166,8 @@ class Worker:
     async def _serve(self, loop: asyncio.AbstractEventLoop) -> int:
         engine = self._engine(loop)
         entrance = Entrance(loop, engine, self.config, self.certificates)
+        if self.link is not None:
+            loop.add_reader(self.link.orders.fileno(), self._obey, self.link, engine, entrance)
         try:
             stack = contextlib.AsyncExitStack()
             await self._start_up(stack)
@@ -172,19 +215,49 @@ class Worker:
         gc.freeze()     # what start-up made stays: no collection need look at it again
         self._tick(loop, engine)
         for listener in self.listeners:
-            if entrance.has_work:
-                engine.listen_for(listener.socket, entrance.accept)
-            else:
-                engine.listen(listener.socket)
+            self._accept_from(listener.socket, engine, entrance)
         self.started = True
+        if self.link is not None:
+            self.link.orders.send({"event": "ready"})
         where = ", ".join(listener.label for listener in self.listeners)
         if self.certificates is not None:
             where = where.replace("http://", "https://")
         logger.info("listening on %s (pid %d)", where, os.getpid())
 
+    @staticmethod
+    def _accept_from(sock: socket.socket, engine: Engine, entrance: Entrance) -> None:
+        if entrance.has_work:
+            engine.listen_for(sock, entrance.accept)
+        else:
+            engine.listen(sock)
+
+    def _obey(self, link: Link, engine: Engine, entrance: Entrance) -> None:
+        """Read what the supervisor says; if it is gone, nobody needs us."""
+        try:
+            messages = link.orders.receive()
+        except EOFError:
+            asyncio.get_running_loop().remove_reader(link.orders.fileno())
+            logger.error("the supervisor is gone: stopping")
+            self._stop(at_once=False)
+            return
+        for message, sockets in messages:
+            order = message["order"]
+            if order == "stop":
+                self._stop(at_once=message["at_once"])
+            elif order == "adopt" and not self.stopping.is_set():
+                self.adopted[message["slot"]] = sockets
+                for sock in sockets:
+                    self._accept_from(sock, engine, entrance)
+            elif order == "release":
+                for sock in self.adopted.pop(message["slot"], ()):
+                    engine.leave(sock)
+                    sock.close()
+
     def _tick(self, loop: asyncio.AbstractEventLoop, engine: Engine) -> None:
         # on the second too, so that the Date header is never a second late
         self.next_tick = loop.call_later(TICK_S - time.time() % TICK_S, self._tick, loop, engine)
+        if self.link is not None:
+            self.link.beat()
         engine.tick()
         if self.certificates is not None:
             self.certificates.check()
@@ -192,8 +265,16 @@ class Worker:
     async def _drain(
         self, loop: asyncio.AbstractEventLoop, engine: Engine, entrance: Entrance
     ) -> None:
+        engine.draining = True
+        if self.config.drain_delay_s:
+            logger.info("still accepting for %g s", self.config.drain_delay_s)
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self.hurry.wait(), self.config.drain_delay_s)
         deadline = loop.time() + self.config.graceful_timeout_s
         await outside_of_tasks(loop, _stop_accepting, engine, entrance)
+        if self.link is not None:
+            for sock in self._listening_sockets():
+                sock.close()    # the supervisor holds its own; without one the port is free
         while engine.connections or engine.requests_in_flight:
             if loop.time() >= deadline or self.hurry.is_set():
                 logger.warning(
@@ -212,8 +293,9 @@ class Worker:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.getsignal(number) for number in SIGNALS}
-        for number in SIGNALS:
+        numbers = SIGNALS if self.link is None else (signal.SIGTERM,)
+        before = {number: signal.getsignal(number) for number in numbers}
+        for number in numbers:
             loop.add_signal_handler(number, self._signal, loop, number)
         try:
             yield
@@ -224,22 +306,30 @@ class Worker:
 
     def _signal(self, loop: asyncio.AbstractEventLoop, number: int) -> None:
         self.signals += 1
-        how = "stopping" if self.signals == 1 else "stopping now"
-        logger.info("%s: %s", signal.Signals(number).name, how)
+        again = self.signals > 1
+        logger.info("%s: %s", signal.Signals(number).name, "stopping now" if again else "stopping")
+        self._stop(at_once=again)
+        if again and self.started:
+            for each in SIGNALS:   # a third one ends the process
+                loop.remove_signal_handler(each)
+                signal.signal(each, signal.SIG_DFL)
+
+    def _stop(self, *, at_once: bool) -> None:
+        """Begin to stop; or, told again, stop at once."""
         self.stopping.set()
         if not self.started and self.task is not None:
             self.task.cancel()
-        elif self.signals > 1:
+        elif at_once:
             self.hurry.set()
-            for again in SIGNALS:   # a third one ends the process
-                loop.remove_signal_handler(again)
-                signal.signal(again, signal.SIG_DFL)
+
+    def _listening_sockets(self) -> list[socket.socket]:
+        mine = [listener.socket for listener in self.listeners]
+        return mine + [sock for sockets in self.adopted.values() for sock in sockets]
 
 
 def _stop_accepting(engine: Engine, entrance: Entrance) -> None:
     engine.stop_listening()
     entrance.close()
-    engine.draining = True
     engine.drain()
 
 
@@ -250,6 +340,8 @@ async def outside_of_tasks(
     done = loop.create_future()
 
     def callback() -> None:
+        if done.cancelled():    # told to stop before it came to that
+            return
         try:
             call(*args)
         except BaseException as error:

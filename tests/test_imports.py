@@ -21,6 +21,8 @@ FLOORS = {
     "app": APPLICATION, "binding": APPLICATION, "blocking": APPLICATION,
     "decompress": APPLICATION, "forms": APPLICATION, "health": APPLICATION,
     "middleware": APPLICATION, "routing": APPLICATION,
+    "beats": PROCESS, "cpus": PROCESS, "deaths": PROCESS, "orders": PROCESS, "slots": PROCESS,
+    "stacks": PROCESS, "steering": PROCESS, "supervisor": PROCESS,
     "descriptors": PROCESS, "entrance": PROCESS, "listeners": PROCESS, "log": PROCESS,
     "proxy": PROCESS, "proxy_protocol": PROCESS, "target": PROCESS, "tls": PROCESS,
     "worker": PROCESS,

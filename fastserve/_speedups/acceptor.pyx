@@ -58,6 +58,15 @@ cdef class Admission:
         if self.full and self.refusal is None:
             self.poller.change(acceptor, 0)
 
+    def leave(self, listener):
+        """Accept what is queued at one listener, then leave it alone."""
+        cdef Acceptor acceptor
+        for acceptor in self.acceptors:
+            if acceptor.listener is listener:
+                self.acceptors.remove(acceptor)
+                acceptor.stop()
+                break
+
     def stop(self):
         """Accept what is queued, as far as the limit goes; then leave the listeners alone."""
         while self.acceptors:

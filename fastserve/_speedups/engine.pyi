@@ -75,6 +75,8 @@ class Engine:
         """
     def opening_ended(self, opening: Any) -> None:
         """Something of `opening` became a connection, or never will."""
+    def leave(self, listener: socket) -> None:
+        """Accept what is queued at one of the listeners, then leave it alone; it stays open."""
     def stop_listening(self) -> None:
         """Accept what is queued, then leave the listeners alone; they stay open."""
     def drain(self) -> None:

@@ -191,6 +191,10 @@ cdef class Engine(ProtocolFactory):
         if self.admission.waits:
             self.admission.departed()
 
+    def leave(self, listener):
+        """Accept what is queued at one of the listeners, then leave it alone."""
+        self.admission.leave(listener)
+
     def stop_listening(self):
         """Accept what is queued, then leave the listeners alone; they stay open."""
         self.admission.stop()

@@ -1,0 +1,481 @@
+"""One parent, a worker for each slot, and nothing lost between them.
+
+The parent owns the listeners and the workers, and knows nothing of HTTP. It runs no event
+loop and no thread, so that forking is safe at any time. A slot is a place for one worker,
+with a listener of its own for each address, which the parent holds open for life: what waits
+in its queue outlives the worker. A successor serves before its predecessor is told to go.
+
+Signal handlers only wake the loop in run(); it alone acts. Each of its turns looks at signals,
+messages, the dead, the silent, and then starts what is missing. Nothing in a turn waits.
+
+  TERM, INT  stop: accept what is queued, answer, exit 0; a second one drops what is left
+  QUIT       stop at once
+  HUP        reload: a successor for each slot in turn, each ready before the next begins
+  TTIN TTOU  one slot more, one less
+  WINCH      stop the workers, keep the listeners; HUP starts them again
+  USR1       the workers reopen their logs
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import logging
+import os
+import random
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
+
+from fastserve import log
+from fastserve.beats import Beats
+from fastserve.config import Config
+from fastserve.deaths import OomKills, explain
+from fastserve.listeners import Group, Listener, open_groups
+from fastserve.orders import Orders
+from fastserve.slots import Child, Slot
+
+OK, STARTUP_FAILED = 0, 3
+MOST_WORKERS = 512
+TURN_S = 0.25               # how often the silent are looked for
+KILL_AFTER_S = 1.0          # from the bound of a graceful stop, or a stack dump, to SIGKILL
+RETIRE_AFTER_S = 1.0        # for the handshakes that began before the steering
+SETTLED_S = 10.0            # who served for so long has not failed to start
+FIRST_DELAY_S, LAST_DELAY_S = 0.1, 30.0
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+HEARD = (
+    *STOPPING, signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGWINCH, signal.SIGUSR1,
+    signal.SIGCHLD)
+
+logger = logging.getLogger("fastserve")
+
+# What a worker process does: (listeners, orders, beat) -> exit status.
+Work = Callable[[list[Listener], Orders, Callable[[], None]], int]
+
+
+def supervise(work: Work, config: Config, workers: int, *, reloads: bool = True) -> int:
+    """Serve with some workers until a signal; the exit status.
+
+    work:     called in each worker process
+    reloads:  whether a new worker brings new code; if not, HUP is refused
+    Raises ConfigError when a listener cannot be opened.
+    """
+    log.configure(config.log_level)
+    groups = open_groups(config)
+    try:
+        return Supervisor(work, config, groups, workers, reloads=reloads).run()
+    finally:
+        for group in groups:
+            group.close()
+
+
+class Supervisor:
+    """The state of one parent process."""
+
+    def __init__(
+        self, work: Work, config: Config, groups: list[Group], workers: int, *, reloads: bool
+    ) -> None:
+        self.work = work
+        self.config = config
+        self.groups = groups
+        self.reloads = reloads
+        self.beats = Beats(4 * MOST_WORKERS)
+        self.slots: list[Slot] = []
+        self.leaving: set[Child] = set()    # they drain; their slot has another worker, or none
+        self.to_reload: list[Slot] = []
+        self.wanted = workers
+        self.resting = False                # WINCH: no workers until HUP
+        self.stop_by_s: float | None = None
+        self.signals = 0
+        self.someone_served = False
+        self.failed_starts = 0
+        self.oom_kills = OomKills()
+        self.steered: list[int] = []
+        self.wake, self._waker = os.pipe()
+
+    # The loop.
+
+    def run(self) -> int:
+        """Until all has ended; the exit status."""
+        with self._signals():
+            where = ", ".join(group.listeners[0].label for group in self.groups)
+            logger.info("supervisor %d: %d workers for %s", os.getpid(), self.wanted, where)
+            while True:
+                self.keep()
+                if self.stop_by_s is not None and not self.children():
+                    return self.status
+                self.turn()
+
+    def turn(self) -> None:
+        """Wait until something happens, and act on all that has."""
+        poll = select.poll()
+        talkers = {
+            child.orders.fileno(): child for child in self.children() if not child.deaf}
+        for number in (self.wake, *talkers):
+            poll.register(number, select.POLLIN)
+        heard = [number for number, _ in poll.poll(TURN_S * 1000)]
+        if self.wake in heard:
+            with contextlib.suppress(BlockingIOError):
+                for number in os.read(self.wake, 4096):
+                    self.on_signal(signal.Signals(number))
+        for number in heard:
+            if number in talkers:
+                self.listen_to(talkers[number])
+        self.reap()
+        self.watch()
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        os.set_blocking(self.wake, False)
+        os.set_blocking(self._waker, False)
+        before = {number: signal.signal(number, _heard) for number in HEARD}
+        signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(-1)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            os.close(self.wake)
+            os.close(self._waker)
+
+    def on_signal(self, number: signal.Signals) -> None:
+        """Do what a signal asks for; nothing here waits."""
+        if number in STOPPING:
+            self.signals += 1
+            self.stop(at_once=self.signals > 1 or number == signal.SIGQUIT, why=number.name)
+        elif number == signal.SIGHUP:
+            self.reload()
+        elif number == signal.SIGTTIN:
+            self.scale(self.wanted + 1)
+        elif number == signal.SIGTTOU:
+            self.scale(self.wanted - 1)
+        elif number == signal.SIGWINCH:
+            self.rest()
+        elif number == signal.SIGUSR1:
+            self.tell_all({"order": "reopen"})
+
+    # What operators ask for.
+
+    status = OK
+
+    def stop(self, *, at_once: bool, why: str) -> None:
+        """Let the workers end what they do, or drop it."""
+        logger.info("%s: %s", why, "stopping now" if at_once else "stopping")
+        if self.stop_by_s is None or at_once:
+            bound = KILL_AFTER_S if at_once else self.config.graceful_timeout_s + KILL_AFTER_S
+            self.stop_by_s = time.monotonic() + bound
+        for child in self.children():
+            self.dismiss(child, self.stop_by_s, at_once=at_once)
+
+    def reload(self) -> bool:
+        """Replace every worker, one at a time; False where that cannot be."""
+        if self.stop_by_s is not None:
+            return False
+        if self.resting:
+            self.resting = False
+            return True
+        if not self.reloads:
+            logger.error(
+                "HUP: app.run(workers=...) cannot reload its code: start by "
+                "`fastserve run MODULE:APP --workers N`")
+            return False
+        logger.info("reloading %d workers", len(self.serving_slots()))
+        self.to_reload = self.serving_slots()
+        return True
+
+    def scale(self, workers: int) -> bool:
+        """Have so many workers; False where that cannot be."""
+        if self.stop_by_s is not None or not 1 <= workers <= MOST_WORKERS:
+            logger.warning("%d workers cannot be: from 1 to %d", workers, MOST_WORKERS)
+            return False
+        logger.info("scaling from %d to %d workers", self.wanted, workers)
+        self.wanted = workers
+        return True
+
+    def rest(self) -> None:
+        """Stop the workers, keep the listeners: new connections wait."""
+        logger.info("resting: the workers stop, the listeners stay")
+        self.resting = True
+        self.to_reload = []
+        for slot in self.slots:
+            for child in slot.children():
+                self.leave(slot, child)
+
+    def tell_all(self, message: dict[str, Any]) -> None:
+        """Give every worker an order."""
+        for child in self.children():
+            child.orders.send(message)
+
+    # Keeping the slots.
+
+    def keep(self) -> None:
+        """Start what is missing, retire what is too much, go on reloading; steer."""
+        self.hurry_on()
+        if self.stop_by_s is not None:
+            return
+        self.resize()
+        if not self.resting:
+            now = time.monotonic()
+            for slot in self.slots:
+                if slot.child is None and slot.successor is None and not slot.retiring \
+                        and now >= slot.start_at_s:
+                    slot.child = self.start(slot)
+            self.go_on_reloading()
+        self.cover()
+        self.steer()
+
+    def resize(self) -> None:
+        """As many slots as are wanted; only the last can go."""
+        while len(self.slots) < self.wanted and not any(slot.retiring for slot in self.slots):
+            self.slots.append(Slot(len(self.slots)))
+        for slot in self.slots[self.wanted:]:
+            slot.retiring = True
+        now = time.monotonic()
+        for slot in self.slots:
+            if slot.retiring and slot.retire_at_s is None:
+                slot.retire_at_s = now + RETIRE_AFTER_S
+            elif slot.retire_at_s is not None and now >= slot.retire_at_s:
+                for child in slot.children():
+                    self.leave(slot, child)
+        while self.is_gone(self.slots[-1]):
+            gone = self.slots.pop()
+            self.uncover(gone)
+            for group in self.groups:
+                group.retire(gone.index)
+
+    def is_gone(self, slot: Slot) -> bool:
+        """Whether a slot is too many, and its workers have accepted and answered the rest."""
+        return slot.retiring and slot.retire_at_s is not None \
+            and time.monotonic() >= slot.retire_at_s and not slot.children() \
+            and not any(child.slot is slot for child in self.leaving)
+
+    def go_on_reloading(self) -> None:
+        """A successor for the next slot, once the one before serves."""
+        if any(slot.successor is not None for slot in self.slots):
+            return
+        while self.to_reload:
+            slot = self.to_reload.pop(0)
+            if slot in self.slots and not slot.retiring and slot.child is not None \
+                    and slot.child.ready:
+                slot.successor = self.start(slot)
+                return
+
+    def cover(self) -> None:
+        """Let a neighbour accept for each slot that nobody serves now."""
+        for slot in self.slots:
+            if slot.serves():
+                self.uncover(slot)
+            elif slot.cover is None:
+                for other in self.serving_slots():
+                    if other is not slot and other.serves() and other.child is not None:
+                        slot.cover = other.child
+                        sockets = [group.of(slot.index).socket for group in self.groups
+                                   if not group.shared]
+                        if sockets:
+                            other.child.orders.send({"order": "adopt", "slot": slot.index}, sockets)
+                        break
+
+    def uncover(self, slot: Slot) -> None:
+        """The slot has its own worker again."""
+        if slot.cover is not None:
+            slot.cover.orders.send({"order": "release", "slot": slot.index})
+            slot.cover = None
+
+    def steer(self) -> None:
+        """New connections go to the slots that serve."""
+        live = [slot.index for slot in self.slots if slot.serves() and not slot.retiring]
+        if live and live != self.steered:
+            self.steered = live
+            for group in self.groups:
+                if not group.steer(live):
+                    logger.debug("the kernel chooses by itself who accepts")
+
+    def hurry_on(self) -> None:
+        """Kill who has not gone by the bound that it was given."""
+        now = time.monotonic()
+        for child in self.children():
+            if child.kill_at_s is not None and now >= child.kill_at_s:
+                child.kill_at_s = None
+                child.because = child.because or "it did not end in time"
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child.pid, signal.SIGKILL)
+
+    # Workers.
+
+    def children(self) -> list[Child]:
+        """Every process that has not ended."""
+        return [child for slot in self.slots for child in slot.children()] + list(self.leaving)
+
+    def serving_slots(self) -> list[Slot]:
+        return [slot for slot in self.slots if slot.child is not None and slot.child.ready]
+
+    def start(self, slot: Slot) -> Child:
+        """Fork a worker for a slot."""
+        listeners = [group.of(slot.index) for group in self.groups]
+        ours, theirs = Orders.pair()
+        cell = self.beats.take()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        gc.collect()
+        gc.freeze()     # what is here stays shared
+        pid = os.fork()
+        if pid == 0:
+            ours.close()
+            self.become_worker(listeners, theirs, cell)
+        gc.unfreeze()
+        theirs.close()
+        child = Child(pid, slot, ours, cell, time.monotonic())
+        child.kill_at_s = child.born_s + self.config.boot_timeout_s
+        child.because = f"it was not ready within boot_timeout_s={self.config.boot_timeout_s:g}"
+        return child
+
+    def become_worker(self, listeners: list[Listener], orders: Orders, cell: int) -> NoReturn:
+        """In the forked process: let go of all that is the parent's, work, end."""
+        status = 1
+        try:
+            signal.set_wakeup_fd(-1)
+            for number in HEARD:
+                signal.signal(number, signal.SIG_DFL)
+            for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGWINCH):
+                signal.signal(number, signal.SIG_IGN)   # the terminal's are for the parent
+            os.close(self.wake)
+            os.close(self._waker)
+            for child in self.children():
+                child.orders.close()
+            for group in self.groups:
+                for listener in group.listeners:
+                    listener.path = None    # its file is the parent's to remove
+                    if listener not in listeners:
+                        listener.socket.close()
+            random.seed()
+            status = self.work(listeners, orders, lambda: self.beats.beat(cell))
+        except BaseException:
+            logger.exception("a worker failed")
+        finally:
+            logging.shutdown()
+            with contextlib.suppress(OSError, ValueError):
+                sys.stdout.flush()
+                sys.stderr.flush()
+            os._exit(status)
+
+    def listen_to(self, child: Child) -> None:
+        """Read what a worker says."""
+        try:
+            messages = child.orders.receive()
+        except EOFError:
+            child.deaf = True   # it ends; waitpid() will tell
+            messages = []
+        for message, _ in messages:
+            if message.get("event") == "ready":
+                self.on_ready(child)
+
+    def on_ready(self, child: Child) -> None:
+        """A worker serves: it takes its slot, and its predecessor may go."""
+        child.ready = True
+        child.kill_at_s = None
+        child.because = ""
+        self.someone_served = True
+        self.beats.beat(child.cell)
+        slot = child.slot
+        if slot.successor is child:
+            slot.successor = None
+            before, slot.child = slot.child, child
+            if before is not None:
+                self.retire_child(before)
+            if not self.to_reload:
+                logger.info("reloaded")
+
+    def leave(self, slot: Slot, child: Child) -> None:
+        """A worker drains, and its slot forgets it."""
+        slot.forget(child)
+        self.retire_child(child)
+
+    def retire_child(self, child: Child) -> None:
+        self.leaving.add(child)
+        self.dismiss(
+            child, time.monotonic() + self.config.graceful_timeout_s + KILL_AFTER_S, at_once=False)
+
+    def dismiss(self, child: Child, kill_at_s: float, *, at_once: bool) -> None:
+        """Tell a worker to end, and until when it must have."""
+        child.dismissed = True
+        child.kill_at_s = kill_at_s if child.kill_at_s is None else min(child.kill_at_s, kill_at_s)
+        child.orders.send({"order": "stop", "at_once": at_once})
+
+    def reap(self) -> None:
+        """Learn who has ended. Orphans that this process inherits as PID 1 are buried too."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            for child in self.children():
+                if child.pid == pid:
+                    self.on_death(child, status)
+
+    def on_death(self, child: Child, status: int) -> None:
+        """A worker has ended: say why, and plan what follows."""
+        slot = child.slot
+        self.beats.give_back(child.cell)
+        child.orders.close()
+        self.leaving.discard(child)
+        slot.forget(child)
+        for other in self.slots:
+            if other.cover is child:
+                other.cover = None
+        if child.dismissed and os.WIFEXITED(status) and os.WEXITSTATUS(status) == OK:
+            logger.debug("worker %d of slot %d ended", child.pid, slot.index)
+            return
+        level = logging.WARNING if child.dismissed else logging.ERROR
+        logger.log(level, "worker %d of slot %d %s", child.pid, slot.index,
+                   explain(status, child.because, self.oom_kills.more()))
+        if self.stop_by_s is not None or child.dismissed:
+            return
+        served_s = time.monotonic() - child.born_s if child.ready else 0.0
+        if slot.child is not None:      # it was the successor: the old one goes on
+            logger.error("the reload failed: the old workers serve on")
+            self.to_reload = []
+            return
+        if served_s >= SETTLED_S:
+            slot.failures = 0
+        slot.failures += 1
+        if slot.failures > 1 or not child.ready:
+            delay_s = min(LAST_DELAY_S, FIRST_DELAY_S * 2.0 ** (slot.failures - 1))
+            slot.start_at_s = time.monotonic() + delay_s * random.uniform(0.75, 1.25)  # noqa: S311
+        self.failed_starts += not child.ready
+        if not self.someone_served and self.failed_starts >= len(self.slots):
+            logger.error("no worker could start")
+            self.status = STARTUP_FAILED
+            self.stop(at_once=True, why="start-up failed")
+
+    def watch(self) -> None:
+        """Look for workers whose loop does not turn."""
+        for slot in self.slots:
+            child = slot.child
+            if child is None or not child.ready or child.dismissed:
+                continue
+            age_s = self.beats.age_s(child.cell)
+            soft, hard = self.config.stall_soft_s, self.config.stall_hard_s
+            if soft and age_s > soft and not child.stalled:
+                child.stalled = True
+                logger.warning(
+                    "worker %d of slot %d: no turn of its loop for %.1f s; others accept for it",
+                    child.pid, slot.index, age_s)
+            elif child.stalled and age_s <= soft:
+                child.stalled = False
+                logger.warning("worker %d of slot %d: its loop turns again", child.pid, slot.index)
+            if hard and age_s > hard and child.kill_at_s is None:
+                child.because = f"its loop had not turned for {age_s:.0f} s"
+                logger.error("worker %d of slot %d: %s; its stacks follow",
+                             child.pid, slot.index, child.because)
+                child.kill_at_s = time.monotonic() + KILL_AFTER_S
+                os.kill(child.pid, signal.SIGUSR2)      # see stacks.py
+
+
+def _heard(number: int, frame: object) -> None:
+    """The wake-up pipe has the number; that is all a handler may do."""

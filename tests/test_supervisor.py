@@ -1,0 +1,437 @@
+"""Several workers under a supervisor: real processes, real signals, clients that count."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from server_process import serve_in_process, wait_for
+
+import fastserve
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="slots and steering are Linux's")
+
+APP = """
+import asyncio, os, time
+from fastserve import App
+
+app = App()
+VERSION = "one"
+
+@app.get("/")
+def home():
+    return {"pid": os.getpid(), "version": VERSION}
+
+@app.get("/slow/{seconds:float}")
+async def slow(seconds: float):
+    await asyncio.sleep(seconds)
+    return {"pid": os.getpid(), "version": VERSION}
+
+@app.get("/block/{seconds:float}")
+def block(seconds: float):
+    time.sleep(seconds)
+    return {"pid": os.getpid()}
+"""
+
+
+@pytest.fixture
+def code(tmp_path) -> Path:
+    """The file of the application, which a test may change."""
+    path = tmp_path / "main.py"
+    path.write_text(APP)
+    return path
+
+
+@pytest.fixture
+def start(tmp_path, code):
+    """Start a server of the application with some flags."""
+    with contextlib.ExitStack() as stack:
+        yield lambda *flags: wait_until_all_serve(stack.enter_context(
+            serve_in_process(tmp_path, "--graceful-timeout-s", "5", *flags, target=str(code))), flags)
+
+
+def wait_until_all_serve(server, flags):
+    count = int(flags[flags.index("--workers") + 1])
+    until(lambda: server.log.count("listening on") >= count)
+    return server
+
+
+def until(condition, seconds=30):
+    """Wait for a condition; how long it took."""
+    begun = time.monotonic()
+    while not condition():
+        assert time.monotonic() < begun + seconds, "it did not come to pass"
+        time.sleep(0.01)
+    return time.monotonic() - begun
+
+
+def ask(server, path="/", timeout_s=10):
+    """One request on a connection of its own: (status, JSON, seconds)."""
+    import json
+
+    begun = time.monotonic()
+    client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=timeout_s)
+    try:
+        client.request("GET", path)
+        answer = client.getresponse()
+        return answer.status, json.loads(answer.read()), time.monotonic() - begun
+    finally:
+        client.close()
+
+
+def pids(server, requests=40):
+    """The workers that answer."""
+    return {ask(server)[1]["pid"] for _ in range(requests)}
+
+
+def children(pid):
+    """The living processes that a process has started."""
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return {int(child) for child in found}
+
+
+class Load(threading.Thread):
+    """Requests one after the other, each on a connection of its own, until told to stop."""
+
+    def __init__(self, server) -> None:
+        super().__init__(daemon=True)
+        self.server = server
+        self.over = threading.Event()
+        self.answered = 0
+        self.failed: list[str] = []
+        self.longest_s = 0.0
+
+    def run(self) -> None:
+        while not self.over.is_set():
+            try:
+                status, _, seconds = ask(self.server)
+                assert status == 200
+                self.answered += 1
+                self.longest_s = max(self.longest_s, seconds)
+            except Exception as error:
+                self.failed.append(repr(error))
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *exc_info):
+        self.over.set()
+        self.join(20)
+
+
+def test_every_worker_answers_and_all_end_with_the_supervisor(start):
+    """Two processes share the port; TERM ends all of them."""
+    server = start("--workers", "2")
+    assert pids(server) == children(server.process.pid)
+    assert len(pids(server)) == 2
+    server.process.terminate()
+    assert server.process.wait(10) == 0
+    with pytest.raises(ConnectionRefusedError):
+        ask(server)
+
+
+def test_what_waits_for_a_killed_worker_is_answered(start):
+    """Connections queued at a worker outlive it: a neighbour takes them, and then a successor."""
+    server = start("--workers", "2")
+    victim = min(pids(server))
+    os.kill(victim, signal.SIGSTOP)
+    clients = [socket.create_connection(("127.0.0.1", server.port), 10) for _ in range(40)]
+    for client in clients:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+    os.kill(victim, signal.SIGKILL)
+    for client in clients:
+        assert client.recv(100).startswith(b"HTTP/1.1 200 ")
+        client.close()
+    until(lambda: len(pids(server)) == 2)
+    assert victim not in pids(server)
+    assert f"worker {victim} of slot" in server.log
+    assert "was ended by SIGKILL" in server.log
+
+
+def test_nobody_fails_or_waits_while_workers_are_killed(start):
+    """Ten kills, and each request was answered that no victim had read."""
+    server = start("--workers", "2")
+    with Load(server) as load:
+        for _ in range(10):
+            os.kill(min(children(server.process.pid)), signal.SIGKILL)
+            until(lambda: len(children(server.process.pid)) == 2)
+            time.sleep(0.3)
+    assert len(load.failed) <= 10, load.failed  # what a victim had read is lost with it
+    assert all("Remote" in error or "reset" in error for error in load.failed), load.failed
+    assert load.answered > 100
+
+
+def test_a_hung_workers_queue_is_taken_over(start):
+    """After a second others accept for it; when it turns again, it has its slot back."""
+    server = start("--workers", "2")
+    hung = min(pids(server))
+    os.kill(hung, signal.SIGSTOP)
+    try:
+        clients = [socket.create_connection(("127.0.0.1", server.port), 10) for _ in range(20)]
+        begun = time.monotonic()
+        for client in clients:
+            client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            assert client.recv(100).startswith(b"HTTP/1.1 200 ")
+            client.close()
+        assert time.monotonic() - begun < 10
+        assert hung not in pids(server)
+    finally:
+        os.kill(hung, signal.SIGCONT)
+    until(lambda: hung in pids(server))
+    assert "turns again" in server.log
+
+
+def test_a_worker_that_hangs_for_good_is_replaced_and_its_stacks_are_shown(start):
+    """What held the loop is named before it is killed."""
+    server = start("--workers", "2", "--stall-soft-s", "0.6", "--stall-hard-s", "2")
+    before = pids(server)
+    victim = threading.Thread(target=lambda: ask_in_vain(server))
+    victim.start()
+    until(lambda: "its stacks follow" in server.log)
+    until(lambda: len(children(server.process.pid) - before) == 1 and len(pids(server)) == 2)
+    victim.join()
+    assert "in block" in server.log
+    assert "its loop had not turned for" in server.log
+    assert "tasks:" in server.log
+
+
+def ask_in_vain(server):
+    with contextlib.suppress(OSError, http.client.HTTPException):
+        ask(server, "/block/60", 30)
+
+
+def test_a_busy_worker_is_not_killed(start):
+    """Its loop turns, if late: every request takes longer than the soft limit, none the hard."""
+    server = start("--workers", "1", "--stall-soft-s", "0.3", "--stall-hard-s", "3")
+    (pid,) = pids(server)
+    for _ in range(8):
+        assert ask(server, "/block/0.8")[1] == {"pid": pid}
+
+
+def test_a_reload_brings_new_code_and_fails_nobody(start, code):
+    """A successor for each, ready before its predecessor goes."""
+    server = start("--workers", "2")
+    before = pids(server)
+    with Load(server) as load:
+        code.write_text(APP.replace('"one"', '"two"'))
+        server.process.send_signal(signal.SIGHUP)
+        until(lambda: "reloaded" in server.log)
+        until(lambda: not before & children(server.process.pid))
+    assert load.failed == []
+    assert ask(server)[1]["version"] == "two"
+
+
+@pytest.mark.parametrize(
+    ("change", "shown"),
+    [
+        ("nonsense(", "SyntaxError"),
+        ("@app.on_startup\ndef fail():\n    raise OSError('no database')", "no database"),
+        ("import time; time.sleep(60)", "boot_timeout_s=2"),
+    ],
+    ids=["does not compile", "start-up fails", "import hangs"],
+)
+def test_a_reload_that_fails_leaves_the_old_code_serving(start, code, change, shown):
+    """The log says why, and the workers are the same as before."""
+    server = start("--workers", "2", "--boot-timeout-s", "2")
+    before = pids(server)
+    code.write_text(APP + change)
+    server.process.send_signal(signal.SIGHUP)
+    until(lambda: "the reload failed" in server.log)
+    assert shown in server.log
+    assert pids(server) == before
+    # its own check of tracebacks is for servers that were given good code
+    with contextlib.suppress(AssertionError):
+        assert "Traceback" not in server.log
+    Path(server.log_path).write_text("")
+
+
+def test_workers_are_added_and_taken_away_without_loss(start):
+    """TTIN and TTOU, under load."""
+    server = start("--workers", "2")
+    with Load(server) as load:
+        for count in (3, 4):
+            server.process.send_signal(signal.SIGTTIN)      # the kernel keeps one, not two
+            until(lambda count=count: f"to {count} workers" in server.log)
+        until(lambda: len(pids(server)) == 4)
+        for count in (3, 2, 1):
+            server.process.send_signal(signal.SIGTTOU)
+            until(lambda count=count: f"{count + 1} to {count} workers" in server.log)
+        until(lambda: len(children(server.process.pid)) == 1)
+        server.process.send_signal(signal.SIGTTOU)  # refused: nobody would be left
+        until(lambda: "0 workers cannot be" in server.log)
+    assert load.failed == []
+    assert len(pids(server)) == 1
+
+
+def test_what_is_under_way_is_answered_before_the_end(start):
+    """TERM: the slow one has its answer, and the process ends soon after."""
+    server = start("--workers", "2")
+    answers = []
+    client = threading.Thread(target=lambda: answers.append(ask(server, "/slow/1.0")))
+    client.start()
+    time.sleep(0.3)
+    server.process.terminate()
+    assert server.process.wait(10) == 0
+    client.join()
+    assert answers[0][0] == 200
+
+
+def test_what_takes_too_long_is_dropped_at_the_bound(start):
+    """graceful_timeout_s, and a second signal quickens it."""
+    server = start("--workers", "2", "--graceful-timeout-s", "30")
+    client = threading.Thread(target=lambda: ask_slowly_in_vain(server))
+    client.start()
+    time.sleep(0.3)
+    server.process.terminate()
+    time.sleep(0.3)
+    begun = time.monotonic()
+    server.process.terminate()
+    assert server.process.wait(10) == 0
+    assert time.monotonic() - begun < 5
+    client.join()
+
+
+def ask_slowly_in_vain(server):
+    with contextlib.suppress(OSError, http.client.HTTPException):
+        ask(server, "/slow/60", 30)
+
+
+def test_without_the_supervisor_the_workers_go_and_the_port_is_free(start, tmp_path, code):
+    """kill -9 of the parent: what is under way is answered, then a new server may start."""
+    server = start("--workers", "2")
+    workers = children(server.process.pid)
+    answers = []
+    client = threading.Thread(target=lambda: answers.append(ask(server, "/slow/1.0")))
+    client.start()
+    time.sleep(0.3)
+    server.process.kill()
+    assert server.process.wait() == -signal.SIGKILL
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
+    client.join()
+    assert answers[0][0] == 200
+    again = tmp_path / "again"
+    again.mkdir()
+    with serve_in_process(again, "--bind", f"127.0.0.1:{server.port}", target=str(code)) as other:
+        assert ask(other)[0] == 200
+    server.process = subprocess.Popen(["true"])     # for the fixture, which asks for a status
+    server.process.wait()
+
+
+def test_a_second_server_on_the_port_does_not_start(start, code):
+    """Though its sockets could share it: it says who is in the way, and the first serves on."""
+    server = start("--workers", "2")
+    second = subprocess.run(
+        [sys.executable, "-m", "fastserve", "run", str(code), "--workers", "2",
+         "--port", str(server.port)],
+        capture_output=True, text=True, timeout=30,
+        env={**os.environ, "PYTHONPATH": str(Path(fastserve.__file__).parent.parent)})
+    assert second.returncode == 1
+    assert f"port {server.port} on 127.0.0.1 is in use" in second.stderr
+    assert len(pids(server)) == 2
+
+
+@pytest.mark.parametrize("text", ["nonsense(", APP + "@app.on_startup\ndef no():\n    1 / 0"])
+def test_where_no_worker_can_start_the_status_is_3(tmp_path, text):
+    """And soon: there is nothing to keep."""
+    (tmp_path / "main.py").write_text(text)
+    ended = subprocess.run(
+        [sys.executable, "-m", "fastserve", "run", "main.py", "--workers", "2", "--port", "0"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=30,
+        env={**os.environ, "PYTHONPATH": str(Path(fastserve.__file__).parent.parent)})
+    assert ended.returncode == 3
+    assert "no worker could start" in ended.stderr
+
+
+def test_a_slot_whose_worker_cannot_start_is_tried_again_later_and_later(start, code):
+    """The others serve; each attempt waits for longer than the one before."""
+    server = start("--workers", "2")
+    code.write_text("1 / 0")
+    survivor, victim = sorted(pids(server))
+    os.kill(victim, signal.SIGKILL)
+    until(lambda: server.log.count("could not start") >= 4)
+    assert pids(server, 20) == {survivor}
+    times = [
+        float(minute) * 60 + float(second.replace(",", "."))
+        for minute, second in re.findall(r":(\d\d):(\d\d,\d+) .*could not start", server.log)]
+    assert times[3] - times[2] > times[1] - times[0]
+    code.write_text(APP)
+    until(lambda: len(pids(server)) == 2)
+    Path(server.log_path).write_text("")    # the tracebacks in it were asked for
+
+
+def test_the_workers_rest_and_the_connections_wait(start):
+    """WINCH stops the workers and keeps the queue; HUP starts them again."""
+    server = start("--workers", "2")
+    server.process.send_signal(signal.SIGWINCH)
+    until(lambda: not children(server.process.pid))
+    client = socket.create_connection(("127.0.0.1", server.port), 20)
+    client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+    server.process.send_signal(signal.SIGHUP)
+    assert client.recv(100).startswith(b"HTTP/1.1 200 ")
+    client.close()
+
+
+def test_a_unix_socket_is_shared(start, tmp_path):
+    """One listener for all; it is removed at the end and not before."""
+    path = tmp_path / "the.sock"
+    server = start("--workers", "2", "--uds", str(path))
+    os.kill(min(children(server.process.pid)), signal.SIGKILL)
+    time.sleep(0.2)
+    for _ in range(20):
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(10)
+            client.connect(str(path))
+            client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            assert client.recv(100).startswith(b"HTTP/1.1 200 ")
+    server.process.terminate()
+    assert server.process.wait(10) == 0
+    assert not path.exists()
+
+
+def test_it_goes_on_accepting_for_as_long_as_it_was_asked(start):
+    """drain_delay_s: what comes after TERM is answered, and told to come elsewhere next time."""
+    server = start("--workers", "2", "--drain-delay-s", "2")
+    idle = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    idle.request("GET", "/")
+    assert idle.getresponse().read()
+    server.process.terminate()
+    until(lambda: server.log.count("still accepting") == 2)
+    for client in (idle, http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)):
+        client.request("GET", "/")
+        answer = client.getresponse()
+        assert answer.status == 200
+        assert answer.getheader("connection") == "close"
+        client.close()
+    assert server.process.wait(10) == 0
+
+
+def test_a_worker_holds_its_own_listener_only(start):
+    """And no more descriptors after many reloads than before."""
+    server = start("--workers", "2")
+
+    def listening(pid):
+        links = [os.readlink(f"/proc/{pid}/fd/{n}") for n in os.listdir(f"/proc/{pid}/fd")]
+        inodes = {link[8:-1] for link in links if link.startswith("socket:")}
+        rows = Path("/proc/net/tcp").read_text().splitlines()[1:]
+        return sum(row.split()[9] in inodes and row.split()[3] == "0A" for row in rows)
+
+    assert listening(server.process.pid) == 2
+    assert {listening(pid) for pid in children(server.process.pid)} == {1}
+    before = len(os.listdir(f"/proc/{server.process.pid}/fd"))
+    for count in range(1, 6):
+        server.process.send_signal(signal.SIGHUP)
+        until(lambda count=count: server.log.count("reloaded") == count)
+    until(lambda: len(children(server.process.pid)) == 2)
+    assert len(os.listdir(f"/proc/{server.process.pid}/fd")) == before
+    assert wait_for(server.log_path, "reloaded", server.process)
