@@ -181,7 +181,8 @@ class Config:
 
     workers: int | str | None = _setting(
         None, WORKERS, workers_count, "Worker processes, under a supervisor; auto is one for each "
-        "usable processor. Left out, this process serves alone.", type=workers_number, metavar="N|auto")
+        "usable processor. Left out, this process serves alone.", type=workers_number,
+        metavar="N|auto")
     boot_timeout_s: float = _setting(
         60.0, WORKERS, seconds(0.1, 3600), "For a worker to import, start up and serve.")
     stall_soft_s: float = _setting(

@@ -13,7 +13,6 @@ messages, the dead, the silent, and then starts what is missing. Nothing in a tu
   HUP        reload: a successor for each slot in turn, each ready before the next begins
   TTIN TTOU  one slot more, one less
   WINCH      stop the workers, keep the listeners; HUP starts them again
-  USR1       the workers reopen their logs
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from fastserve import log
 from fastserve.beats import Beats
@@ -47,7 +46,7 @@ SETTLED_S = 10.0            # who served for so long has not failed to start
 FIRST_DELAY_S, LAST_DELAY_S = 0.1, 30.0
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 HEARD = (
-    *STOPPING, signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGWINCH, signal.SIGUSR1,
+    *STOPPING, signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGWINCH,
     signal.SIGCHLD)
 
 logger = logging.getLogger("fastserve")
@@ -155,8 +154,6 @@ class Supervisor:
             self.scale(self.wanted - 1)
         elif number == signal.SIGWINCH:
             self.rest()
-        elif number == signal.SIGUSR1:
-            self.tell_all({"order": "reopen"})
 
     # What operators ask for.
 
@@ -204,11 +201,6 @@ class Supervisor:
         for slot in self.slots:
             for child in slot.children():
                 self.leave(slot, child)
-
-    def tell_all(self, message: dict[str, Any]) -> None:
-        """Give every worker an order."""
-        for child in self.children():
-            child.orders.send(message)
 
     # Keeping the slots.
 

@@ -15,12 +15,13 @@ import time
 from pathlib import Path
 
 import pytest
-from server_process import serve_in_process, wait_for
+from server_process import ServerProcess, serve_in_process, wait_for
 
 import fastserve
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="slots and steering are Linux's")
 
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(fastserve.__file__).parent.parent)}
 APP = """
 import asyncio, os, time
 from fastserve import App
@@ -56,14 +57,14 @@ def code(tmp_path) -> Path:
 def start(tmp_path, code):
     """Start a server of the application with some flags."""
     with contextlib.ExitStack() as stack:
-        yield lambda *flags: wait_until_all_serve(stack.enter_context(
-            serve_in_process(tmp_path, "--graceful-timeout-s", "5", *flags, target=str(code))), flags)
+        def start_one(*flags):
+            server = stack.enter_context(serve_in_process(
+                tmp_path, "--graceful-timeout-s", "5", *flags, target=str(code)))
+            count = int(flags[flags.index("--workers") + 1])
+            until(lambda: server.log.count("listening on") >= count)
+            return server
 
-
-def wait_until_all_serve(server, flags):
-    count = int(flags[flags.index("--workers") + 1])
-    until(lambda: server.log.count("listening on") >= count)
-    return server
+        yield start_one
 
 
 def until(condition, seconds=30):
@@ -307,25 +308,27 @@ def ask_slowly_in_vain(server):
         ask(server, "/slow/60", 30)
 
 
-def test_without_the_supervisor_the_workers_go_and_the_port_is_free(start, tmp_path, code):
+def test_without_the_supervisor_the_workers_go_and_the_port_is_free(tmp_path, code):
     """kill -9 of the parent: what is under way is answered, then a new server may start."""
-    server = start("--workers", "2")
-    workers = children(server.process.pid)
-    answers = []
-    client = threading.Thread(target=lambda: answers.append(ask(server, "/slow/1.0")))
-    client.start()
-    time.sleep(0.3)
-    server.process.kill()
-    assert server.process.wait() == -signal.SIGKILL
+    log = tmp_path / "first.log"
+    with log.open("wb") as stderr, subprocess.Popen(
+            [sys.executable, "-m", "fastserve", "run", str(code), "--workers", "2", "--port", "0"],
+            stderr=stderr, env=ENVIRONMENT) as process:
+        url = wait_for(log, r"listening on (\S+) \(pid.*\n.*\n.*listening on", process)[1]
+        server = ServerProcess(url, log, process)
+        workers = children(process.pid)
+        answers = []
+        client = threading.Thread(target=lambda: answers.append(ask(server, "/slow/1.0")))
+        client.start()
+        time.sleep(0.3)
+        process.kill()
     until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
     client.join()
     assert answers[0][0] == 200
-    again = tmp_path / "again"
-    again.mkdir()
-    with serve_in_process(again, "--bind", f"127.0.0.1:{server.port}", target=str(code)) as other:
+    assert "the supervisor is gone" in server.log
+    with serve_in_process(
+            tmp_path, "--bind", f"127.0.0.1:{server.port}", target=str(code)) as other:
         assert ask(other)[0] == 200
-    server.process = subprocess.Popen(["true"])     # for the fixture, which asks for a status
-    server.process.wait()
 
 
 def test_a_second_server_on_the_port_does_not_start(start, code):
@@ -334,8 +337,7 @@ def test_a_second_server_on_the_port_does_not_start(start, code):
     second = subprocess.run(
         [sys.executable, "-m", "fastserve", "run", str(code), "--workers", "2",
          "--port", str(server.port)],
-        capture_output=True, text=True, timeout=30,
-        env={**os.environ, "PYTHONPATH": str(Path(fastserve.__file__).parent.parent)})
+        capture_output=True, text=True, timeout=30, env=ENVIRONMENT)
     assert second.returncode == 1
     assert f"port {server.port} on 127.0.0.1 is in use" in second.stderr
     assert len(pids(server)) == 2
@@ -347,8 +349,7 @@ def test_where_no_worker_can_start_the_status_is_3(tmp_path, text):
     (tmp_path / "main.py").write_text(text)
     ended = subprocess.run(
         [sys.executable, "-m", "fastserve", "run", "main.py", "--workers", "2", "--port", "0"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=30,
-        env={**os.environ, "PYTHONPATH": str(Path(fastserve.__file__).parent.parent)})
+        cwd=tmp_path, capture_output=True, text=True, timeout=30, env=ENVIRONMENT)
     assert ended.returncode == 3
     assert "no worker could start" in ended.stderr
 
