@@ -9,9 +9,10 @@ raised, and never a traceback of ours.
 from __future__ import annotations
 
 import dataclasses
+import json
 import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 import click
@@ -118,6 +119,7 @@ HELP = """Serve Python web applications over HTTP/1.1.
 fastserve run main:app               the attribute `app` of main.py
 fastserve run app/main.py --port 80  a file; `:app` is the default
 fastserve routes main:app            what it answers
+fastserve ctl --control PATH status  what the workers of a server do
 """  # \b keeps click from filling the lines
 
 
@@ -142,12 +144,11 @@ def run(target: str, factory: bool, app_dir: str | None, **settings: Any) -> Non
         config = Config.load(given)
     except ConfigError as error:
         raise click.UsageError(str(error)) from None
-    if config.workers is not None:
+    if config.workers is not None and not config.preload:
         from fastserve import supervisor
 
         try:
-            sys.exit(supervisor.supervise(
-                _work(target, app_dir, factory, config), config, _workers(config)))
+            sys.exit(supervisor.supervise(_work(target, app_dir, factory, config), config))
         except FastserveError as error:
             _fail(str(error))
     from fastserve import worker
@@ -159,6 +160,56 @@ def run(target: str, factory: bool, app_dir: str | None, **settings: Any) -> Non
         _fail(str(error))
     worker.leave_threads_behind(app, status)
     sys.exit(status)
+
+
+@main.command()
+@click.option("--control", metavar="PATH", required=True,
+              help="The --control of the server.")
+@click.option("--json", "as_json", is_flag=True, help="Print the answer as it came.")
+@click.option("--timeout-s", type=float, default=300.0, show_default=True,
+              help="How long to wait for it.")
+@click.option("--now", is_flag=True, help="With stop: drop what is under way.")
+@click.argument("command", type=click.Choice(["status", "reload", "scale", "drain", "stop"]))
+@click.argument("workers", type=int, required=False)
+def ctl(*, control: str, as_json: bool, timeout_s: float, now: bool, command: str,
+        workers: int | None) -> None:
+    """Ask a server with workers: status, reload, scale N, drain, stop.
+
+    It answers once the thing is done: 0, or has failed: 1.
+    """
+    from fastserve.control import ask
+
+    if (command == "scale") != (workers is not None):
+        raise click.UsageError("scale takes a number of workers, and nothing else does")
+    if now and command != "stop":
+        raise click.UsageError("--now is for stop")
+    try:
+        answer = ask(control, {"command": command, "workers": workers, "at_once": now}, timeout_s)
+    except ConfigError as error:
+        _fail(str(error))
+    if as_json:
+        click.echo(json.dumps(answer))
+    elif not answer["ok"]:
+        _fail(answer["error"])
+    elif command == "status":
+        click.echo("\n".join(_status_lines(answer)))
+    if not answer["ok"]:
+        sys.exit(1)
+
+
+def _status_lines(answer: dict[str, Any]) -> Iterator[str]:
+    yield (f"supervisor {answer['pid']}: {answer['state']} for {answer['uptime_s']:.0f} s, "
+           f"{answer['workers']} workers, {', '.join(answer['listening'])}")
+    for slot in answer["slots"]:
+        line = f"slot {slot['slot']}: {slot['state']}"
+        if "pid" in slot:
+            line += f", worker {slot['pid']} for {slot['age_s']:.0f} s"
+        for name, words in (("successor", "successor"), ("covered_by", "covered by")):
+            if name in slot:
+                line += f", {words} {slot[name]}"
+        yield line + (f", {slot['deaths']} deaths" if slot["deaths"] else "")
+    if answer["leaving"]:
+        yield f"leaving: {', '.join(map(str, answer['leaving']))}"
 
 
 @main.command(cls=GroupedCommand)
@@ -175,12 +226,6 @@ def routes(target: str, factory: bool, app_dir: str | None) -> None:
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
         click.echo("  ".join([*cells, row[3]]))
-
-
-def _workers(config: Config) -> int:
-    from fastserve import cpus
-
-    return cpus.usable() if config.workers == "auto" else int(config.workers or 1)
 
 
 def _work(target: str, app_dir: str | None, factory: bool, config: Config) -> Callable[..., int]:

@@ -111,6 +111,13 @@ def socket_path(name: str, value: Any) -> None:
     text(name, value[1:] if abstract and value[1:].isprintable() else value)
 
 
+def control_path(name: str, value: Any) -> None:
+    """A path, whose permissions keep others out."""
+    text(name, value)
+    if value[0] in "@\0":
+        raise _fail(name, value, "must be a path: anybody may use an abstract socket")
+
+
 def texts(name: str, value: Any) -> None:
     """A tuple of texts."""
     if not isinstance(value, tuple):
@@ -183,6 +190,9 @@ class Config:
         None, WORKERS, workers_count, "Worker processes, under a supervisor; auto is one for each "
         "usable processor. Left out, this process serves alone.", type=workers_number,
         metavar="N|auto")
+    preload: bool = _setting(
+        False, WORKERS, yes_or_no,
+        "Import the application once, before the workers: less memory, and no reload.")
     boot_timeout_s: float = _setting(
         60.0, WORKERS, seconds(0.1, 3600), "For a worker to import, start up and serve.")
     stall_soft_s: float = _setting(
@@ -190,6 +200,9 @@ class Config:
         "A loop that has not turned for so long gets no new connections; 0 is no limit.")
     stall_hard_s: float = _setting(
         30.0, WORKERS, seconds(0), "A worker whose loop has not is replaced; 0 is no limit.")
+    control: str | None = _setting(
+        None, WORKERS, control_path, "Unix socket for `fastserve ctl`, for its owner alone.",
+        type=str, metavar="PATH")
     drain_delay_s: float = _setting(
         0.0, WORKERS, seconds(0, 3600), "How long it goes on accepting when told to stop.")
 
@@ -309,6 +322,10 @@ class Config:
         ways = [name for name in ("uds", "fd", "bind") if getattr(self, name) not in (None, ())]
         if (self.host, self.port) != (DEFAULT_HOST, DEFAULT_PORT):
             ways.append("host and port")
+        if self.workers is None and (self.preload or self.control is not None):
+            which = "preload" if self.preload else "control"
+            raise ConfigError(
+                f"{which}={getattr(self, which)!r} is for a server with workers: give workers too")
         if len(ways) > 1:
             raise ConfigError(
                 f"{' and '.join(ways)} contradict each other: "

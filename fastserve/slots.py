@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
+from fastserve.beats import Beats
 from fastserve.orders import Orders
 
 
@@ -39,7 +41,8 @@ class Slot:
     child:        who serves, or will
     successor:    who will take over once it is ready
     cover:        the neighbour who accepts for it while nobody does
-    failures:     starts that came to nothing, or to little
+    failures:     starts that came to nothing, or to little, one after the other
+    deaths:       of its workers that nobody had asked for, in all
     start_at_s:   not before then
     retiring:     it is the last one and too many
     """
@@ -50,6 +53,7 @@ class Slot:
     cover: Child | None = None
     failures: int = 0
     start_at_s: float = 0.0
+    deaths: int = 0
     retiring: bool = False
     retire_at_s: float | None = field(default=None)
 
@@ -60,6 +64,26 @@ class Slot:
     def serves(self) -> bool:
         """Whether somebody accepts from its listeners."""
         return self.child is not None and self.child.ready and not self.child.stalled
+
+    def status(self, now_s: float, beats: Beats) -> dict[str, Any]:
+        """What operators see of it."""
+        child = self.child
+        found: dict[str, Any] = {"slot": self.index, "deaths": self.deaths}
+        if child is None:
+            found["state"] = "missing"
+        else:
+            found["state"] = "starting" if not child.ready else \
+                "stalled" if child.stalled else "serving"
+            found["pid"] = child.pid
+            found["age_s"] = round(now_s - child.born_s, 3)
+            found["loop_turned_s_ago"] = round(beats.age_s(child.cell), 3)
+        if self.successor is not None:
+            found["successor"] = self.successor.pid
+        if self.cover is not None:
+            found["covered_by"] = self.cover.pid
+        if self.retiring:
+            found["state"] = "retiring"
+        return found
 
     def forget(self, child: Child) -> None:
         """It is no longer in this place; a successor moves up."""

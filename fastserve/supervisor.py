@@ -27,11 +27,12 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from fastserve import log
+from fastserve import cpus, log
 from fastserve.beats import Beats
 from fastserve.config import Config
+from fastserve.control import Answer, Control, Outcome, refused
 from fastserve.deaths import OomKills, explain
 from fastserve.listeners import Group, Listener, open_groups
 from fastserve.orders import Orders
@@ -55,20 +56,37 @@ logger = logging.getLogger("fastserve")
 Work = Callable[[list[Listener], Orders, Callable[[], None]], int]
 
 
-def supervise(work: Work, config: Config, workers: int, *, reloads: bool = True) -> int:
-    """Serve with some workers until a signal; the exit status.
+def supervise(work: Work, config: Config, *, reloads: bool = True) -> int:
+    """Serve with as many workers as the Config says until a signal; the exit status.
 
     work:     called in each worker process
     reloads:  whether a new worker brings new code; if not, HUP is refused
     Raises ConfigError when a listener cannot be opened.
     """
     log.configure(config.log_level)
+    workers = cpus.usable() if config.workers == "auto" else int(config.workers or 1)
     groups = open_groups(config)
     try:
         return Supervisor(work, config, groups, workers, reloads=reloads).run()
     finally:
         for group in groups:
             group.close()
+
+
+class Reload:
+    """One reload: who is left to be replaced, and how it came out."""
+
+    def __init__(self, slots: list[Slot]) -> None:
+        self.left = slots
+        self.over = False
+        self.error = ""
+
+
+def outcome_of(reloading: Reload | None) -> Answer | None:
+    """The answer to who asked for it."""
+    if reloading is None or not reloading.over:
+        return None if reloading is not None else {"ok": True}
+    return refused(reloading.error) if reloading.error else {"ok": True}
 
 
 class Supervisor:
@@ -84,7 +102,8 @@ class Supervisor:
         self.beats = Beats(4 * MOST_WORKERS)
         self.slots: list[Slot] = []
         self.leaving: set[Child] = set()    # they drain; their slot has another worker, or none
-        self.to_reload: list[Slot] = []
+        self.reloading: Reload | None = None
+        self.draining = False               # clients are asked to go elsewhere
         self.wanted = workers
         self.resting = False                # WINCH: no workers until HUP
         self.stop_by_s: float | None = None
@@ -94,16 +113,22 @@ class Supervisor:
         self.oom_kills = OomKills()
         self.steered: list[int] = []
         self.wake, self._waker = os.pipe()
+        self.born_s = time.monotonic()
+        self.control = Control(config.control, self.perform) if config.control else None
 
     # The loop.
 
     def run(self) -> int:
         """Until all has ended; the exit status."""
-        with self._signals():
+        with self._signals(), contextlib.ExitStack() as stack:
+            if self.control is not None:
+                stack.callback(self.control.close)
             where = ", ".join(group.listeners[0].label for group in self.groups)
             logger.info("supervisor %d: %d workers for %s", os.getpid(), self.wanted, where)
             while True:
                 self.keep()
+                if self.control is not None:
+                    self.control.turn()
                 if self.stop_by_s is not None and not self.children():
                     return self.status
                 self.turn()
@@ -113,7 +138,8 @@ class Supervisor:
         poll = select.poll()
         talkers = {
             child.orders.fileno(): child for child in self.children() if not child.deaf}
-        for number in (self.wake, *talkers):
+        asking = self.control.numbers() if self.control is not None else []
+        for number in (self.wake, *talkers, *asking):
             poll.register(number, select.POLLIN)
         heard = [number for number, _ in poll.poll(TURN_S * 1000)]
         if self.wake in heard:
@@ -123,6 +149,8 @@ class Supervisor:
         for number in heard:
             if number in talkers:
                 self.listen_to(talkers[number])
+            elif self.control is not None and number in asking:
+                self.control.ready(number)
         self.reap()
         self.watch()
 
@@ -147,7 +175,9 @@ class Supervisor:
             self.signals += 1
             self.stop(at_once=self.signals > 1 or number == signal.SIGQUIT, why=number.name)
         elif number == signal.SIGHUP:
-            self.reload()
+            reason = self.reload()
+            if reason:
+                logger.error("HUP: %s", reason)
         elif number == signal.SIGTTIN:
             self.scale(self.wanted + 1)
         elif number == signal.SIGTTOU:
@@ -157,32 +187,41 @@ class Supervisor:
 
     # What operators ask for.
 
-    status = OK
+    status = OK     # how run() will end
 
     def stop(self, *, at_once: bool, why: str) -> None:
         """Let the workers end what they do, or drop it."""
         logger.info("%s: %s", why, "stopping now" if at_once else "stopping")
+        self.end_reload("the server stops")
         if self.stop_by_s is None or at_once:
             bound = KILL_AFTER_S if at_once else self.config.graceful_timeout_s + KILL_AFTER_S
             self.stop_by_s = time.monotonic() + bound
         for child in self.children():
             self.dismiss(child, self.stop_by_s, at_once=at_once)
 
-    def reload(self) -> bool:
-        """Replace every worker, one at a time; False where that cannot be."""
+    def reload(self) -> str:
+        """Replace every worker, one at a time; why that cannot be, or nothing."""
         if self.stop_by_s is not None:
-            return False
-        if self.resting:
-            self.resting = False
-            return True
+            return "the server stops"
         if not self.reloads:
-            logger.error(
-                "HUP: app.run(workers=...) cannot reload its code: start by "
-                "`fastserve run MODULE:APP --workers N`")
-            return False
+            return ("the application was imported before the workers, which cannot bring new "
+                    "code: start by `fastserve run MODULE:APP --workers N` without --preload")
+        self.end_reload("another reload came")
+        self.resting = False
         logger.info("reloading %d workers", len(self.serving_slots()))
-        self.to_reload = self.serving_slots()
-        return True
+        self.reloading = Reload(self.serving_slots())
+        return ""
+
+    def end_reload(self, error: str = "") -> None:
+        """The reload under way has come to its end, well or not."""
+        if self.reloading is not None:
+            if error:
+                logger.error("the reload failed: %s; the workers that are left serve on", error)
+            else:
+                logger.info("reloaded")
+            self.reloading.error = error
+            self.reloading.over = True
+            self.reloading = None
 
     def scale(self, workers: int) -> bool:
         """Have so many workers; False where that cannot be."""
@@ -197,10 +236,68 @@ class Supervisor:
         """Stop the workers, keep the listeners: new connections wait."""
         logger.info("resting: the workers stop, the listeners stay")
         self.resting = True
-        self.to_reload = []
+        self.end_reload("the workers rest")
         for slot in self.slots:
             for child in slot.children():
                 self.leave(slot, child)
+
+    def drain(self) -> None:
+        """Ask clients and load balancers to go elsewhere, and go on serving those that come."""
+        logger.info("draining: still serving, not ready, and every answer closes its connection")
+        self.draining = True
+        for child in self.children():
+            child.orders.send({"order": "drain"})
+
+    # The control socket.
+
+    def perform(self, request: dict[str, Any]) -> Outcome:
+        """Begin what a request on the control socket asks for; how it comes out."""
+        command = request.get("command")
+        if command == "status":
+            return self.status_of_all
+        if command == "reload":
+            reason, reloading = self.reload(), self.reloading
+            return lambda: refused(reason) if reason else outcome_of(reloading)
+        if command == "scale":
+            return self.perform_scale(request.get("workers"))
+        if command == "drain":
+            self.drain()
+        elif command == "stop":
+            self.stop(at_once=bool(request.get("at_once")), why="control socket")
+        else:
+            raise ValueError(f"there is no command {command!r}")
+        return lambda: {"ok": True}
+
+    def perform_scale(self, workers: object) -> Outcome:
+        """Begin to have so many workers."""
+        if not isinstance(workers, int) or not self.scale(workers):
+            raise ValueError(f"{workers} workers cannot be: from 1 to {MOST_WORKERS}")
+
+        def outcome() -> Answer | None:
+            if self.wanted != workers or self.stop_by_s is not None:
+                return refused("another order came")
+            done = len(self.slots) == workers and all(slot.serves() for slot in self.slots)
+            return {"ok": True} if done else None
+
+        return outcome
+
+    def status_of_all(self) -> Answer:
+        """What there is, for operators and their tools."""
+        now = time.monotonic()
+        state = "stopping" if self.stop_by_s is not None else \
+            "resting" if self.resting else \
+            "reloading" if self.reloading is not None else \
+            "draining" if self.draining else "serving"
+        return {
+            "ok": True,
+            "pid": os.getpid(),
+            "state": state,
+            "uptime_s": round(now - self.born_s, 3),
+            "workers": self.wanted,
+            "listening": [group.listeners[0].label for group in self.groups],
+            "slots": [slot.status(now, self.beats) for slot in self.slots],
+            "leaving": sorted(child.pid for child in self.leaving),
+        }
 
     # Keeping the slots.
 
@@ -247,14 +344,15 @@ class Supervisor:
 
     def go_on_reloading(self) -> None:
         """A successor for the next slot, once the one before serves."""
-        if any(slot.successor is not None for slot in self.slots):
+        if self.reloading is None or any(slot.successor is not None for slot in self.slots):
             return
-        while self.to_reload:
-            slot = self.to_reload.pop(0)
+        while self.reloading.left:
+            slot = self.reloading.left.pop(0)
             if slot in self.slots and not slot.retiring and slot.child is not None \
                     and slot.child.ready:
                 slot.successor = self.start(slot)
                 return
+        self.end_reload()
 
     def cover(self) -> None:
         """Let a neighbour accept for each slot that nobody serves now."""
@@ -338,6 +436,8 @@ class Supervisor:
             os.close(self._waker)
             for child in self.children():
                 child.orders.close()
+            if self.control is not None:
+                self.control.close_in_child()
             for group in self.groups:
                 for listener in group.listeners:
                     listener.path = None    # its file is the parent's to remove
@@ -378,8 +478,8 @@ class Supervisor:
             before, slot.child = slot.child, child
             if before is not None:
                 self.retire_child(before)
-            if not self.to_reload:
-                logger.info("reloaded")
+        if self.draining:
+            child.orders.send({"order": "drain"})
 
     def leave(self, slot: Slot, child: Child) -> None:
         """A worker drains, and its slot forgets it."""
@@ -424,18 +524,18 @@ class Supervisor:
             logger.debug("worker %d of slot %d ended", child.pid, slot.index)
             return
         level = logging.WARNING if child.dismissed else logging.ERROR
-        logger.log(level, "worker %d of slot %d %s", child.pid, slot.index,
-                   explain(status, child.because, self.oom_kills.more()))
+        how = explain(status, child.because, self.oom_kills.more())
+        logger.log(level, "worker %d of slot %d %s", child.pid, slot.index, how)
         if self.stop_by_s is not None or child.dismissed:
             return
         served_s = time.monotonic() - child.born_s if child.ready else 0.0
         if slot.child is not None:      # it was the successor: the old one goes on
-            logger.error("the reload failed: the old workers serve on")
-            self.to_reload = []
+            self.end_reload(f"the new worker {how}")
             return
         if served_s >= SETTLED_S:
             slot.failures = 0
         slot.failures += 1
+        slot.deaths += 1
         if slot.failures > 1 or not child.ready:
             delay_s = min(LAST_DELAY_S, FIRST_DELAY_S * 2.0 ** (slot.failures - 1))
             slot.start_at_s = time.monotonic() + delay_s * random.uniform(0.75, 1.25)  # noqa: S311

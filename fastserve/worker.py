@@ -31,6 +31,7 @@ from fastserve.errors import ConfigError, FastserveError, StartupError
 from fastserve.listeners import Listener, open_listeners
 from fastserve.orders import Orders
 from fastserve.proxy import ForwardedFields
+from fastserve.supervisor import supervise
 from fastserve.target import user_traceback
 from fastserve.tls import Certificates
 
@@ -47,10 +48,14 @@ logger = logging.getLogger("fastserve")
 
 
 def run(app: App, config: Config) -> int:
-    """Serve until a signal; the exit status.
+    """Serve until a signal, with workers of the same application if there are to be any.
 
-    Raises ConfigError when a certificate cannot be loaded or a listener not be opened.
+    Returns the exit status. Raises ConfigError when a certificate cannot be loaded or a
+    listener not be opened.
     """
+    if config.workers is not None:
+        return supervise(
+            lambda *parts: serve_slot(lambda: app, config, *parts), config, reloads=False)
     log.configure(config.log_level)
     certificates = Certificates.from_config(config)
     listeners = open_listeners(config)
@@ -244,6 +249,8 @@ class Worker:
             order = message["order"]
             if order == "stop":
                 self._stop(at_once=message["at_once"])
+            elif order == "drain":
+                engine.draining = True
             elif order == "adopt" and not self.stopping.is_set():
                 self.adopted[message["slot"]] = sockets
                 for sock in sockets:

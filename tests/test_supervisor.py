@@ -417,6 +417,27 @@ def test_it_goes_on_accepting_for_as_long_as_it_was_asked(start):
     assert server.process.wait(10) == 0
 
 
+def test_an_application_that_was_imported_before_cannot_be_reloaded(start):
+    """--preload: HUP is refused with the reason, and nothing happens."""
+    server = start("--workers", "2", "--preload")
+    before = pids(server)
+    server.process.send_signal(signal.SIGHUP)
+    until(lambda: "without --preload" in server.log)
+    assert pids(server) == before
+
+
+def test_an_object_may_have_workers(tmp_path, code):
+    """app.run(workers=2) of a script."""
+    code.write_text(APP + "\nif __name__ == '__main__':\n    app.run(port=0, workers=2)\n")
+    log = tmp_path / "log"
+    with log.open("wb") as stderr, subprocess.Popen(
+            [sys.executable, str(code)], stderr=stderr, env=ENVIRONMENT) as process:
+        url = wait_for(log, r"listening on (\S+) \(pid.*\n.*\n.*listening on", process)[1]
+        assert len(pids(ServerProcess(url, log, process))) == 2
+        process.terminate()
+        assert process.wait(10) == 0
+
+
 def test_a_worker_holds_its_own_listener_only(start):
     """And no more descriptors after many reloads than before."""
     server = start("--workers", "2")

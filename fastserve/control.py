@@ -1,0 +1,158 @@
+"""The control socket: what signals ask for, with an answer.
+
+One line of JSON, the request; one line of JSON, the answer, which comes once the thing is done or
+has failed; then the connection is closed. The socket is a file that only its owner may use. The
+supervisor's loop serves it: nothing in here waits, a client has COMMAND_S for its line, and there
+are never more than MOST_CLIENTS.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+from fastserve.config import Config
+from fastserve.errors import ConfigError
+from fastserve.listeners import open_listeners
+
+MOST_CLIENTS = 16
+COMMAND_S = 5.0
+COMMAND_BYTES = 4096
+
+Answer = dict[str, Any]
+# None while the thing is under way, then the answer.
+Outcome = Callable[[], Answer | None]
+# What a request is to do: ({"command": ...}) -> how it comes out. ValueError: it makes no sense.
+Perform = Callable[[dict[str, Any]], Outcome]
+
+
+def refused(reason: str) -> Answer:
+    """The answer to what cannot be."""
+    return {"ok": False, "error": reason}
+
+
+class Client:
+    """One connection to the control socket."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self.sock = sock
+        self.received = b""
+        self.until_s = time.monotonic() + COMMAND_S
+        self.outcome: Outcome | None = None
+
+    def read(self, perform: Perform) -> bool:
+        """Take what has come; False: the client is gone, or has said too much."""
+        try:
+            data = self.sock.recv(COMMAND_BYTES)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        self.received += data
+        if not data or len(self.received) > COMMAND_BYTES:
+            return False
+        if self.outcome is None and b"\n" in self.received:
+            self.outcome = self._begin(perform)
+        return True
+
+    def _begin(self, perform: Perform) -> Outcome:
+        try:
+            request = json.loads(self.received.partition(b"\n")[0])
+            if not isinstance(request, dict):
+                raise ValueError("a request is an object")
+            return perform(request)
+        except ValueError as error:
+            answer = refused(str(error))
+            return lambda: answer
+
+    def finish(self) -> bool:
+        """Whether it has its answer, or has waited with its request for too long."""
+        if self.outcome is None:
+            return time.monotonic() > self.until_s
+        answer = self.outcome()
+        if answer is None:
+            return False
+        with contextlib.suppress(OSError):  # it left, or reads nothing
+            self.sock.sendall(json.dumps(answer).encode() + b"\n")
+        return True
+
+
+class Control:
+    """The control socket of one supervisor.
+
+    path:     where it listens
+    perform:  begins what a request asks for
+    Raises ConfigError when it cannot listen there.
+    """
+
+    def __init__(self, path: str, perform: Perform) -> None:
+        (self._listener,) = open_listeners(Config(uds=path, uds_mode=0o600, backlog=128))
+        self._perform = perform
+        self._clients: dict[int, Client] = {}
+
+    def numbers(self) -> list[int]:
+        """The descriptors to wait for."""
+        listening = [self._listener.socket.fileno()] if len(self._clients) < MOST_CLIENTS else []
+        return listening + list(self._clients)
+
+    def ready(self, number: int) -> None:
+        """One of them can be read."""
+        client = self._clients.get(number)
+        if client is not None:
+            if not client.read(self._perform):
+                self._drop(number)
+            return
+        if number == self._listener.socket.fileno():
+            with contextlib.suppress(OSError):
+                client = Client(self._listener.socket.accept()[0])
+                self._clients[client.sock.fileno()] = client
+
+    def turn(self) -> None:
+        """Answer those whose thing is done."""
+        for number, client in list(self._clients.items()):
+            if client.finish():
+                self._drop(number)
+
+    def close_in_child(self) -> None:
+        """In a forked process: the file and the clients are the parent's."""
+        self._listener.socket.close()
+        for client in self._clients.values():
+            client.sock.close()
+
+    def close(self) -> None:
+        """Close everything, and remove the file."""
+        for number in list(self._clients):
+            self._drop(number)
+        self._listener.close()
+
+    def _drop(self, number: int) -> None:
+        self._clients.pop(number).sock.close()
+
+
+def ask(path: str, request: dict[str, Any], timeout_s: float) -> Answer:
+    """Send a request to a control socket; the answer.
+
+    Raises ConfigError when nobody answers there, or not in time.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.settimeout(timeout_s)
+        try:
+            sock.connect(path)
+            sock.sendall(json.dumps(request).encode() + b"\n")
+            received = b""
+            while data := sock.recv(65536):
+                received += data
+        except TimeoutError:
+            raise ConfigError(f"control={path!r}: no answer within {timeout_s:g} s") from None
+        except OSError as error:
+            raise ConfigError(f"control={path!r}: {error.strerror or error}: is a server with "
+                              "workers running that was started with this --control?") from None
+    if not received:
+        raise ConfigError(f"control={path!r}: the server ended without an answer")
+    answer: Answer = json.loads(received)
+    return answer
