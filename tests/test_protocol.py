@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import json
 import logging
@@ -869,6 +870,43 @@ def test_draining_closes_idle_connections(bench):
     bench.wait_for(lambda: bench.engine.connections == 0)
 
     assert link.reply().status == 200
+    assert link.closed
+
+
+def test_draining_answers_what_has_come_and_was_not_read(loop):
+    """Closing a connection with a request in it unread would reset it."""
+    with contextlib.closing(Bench(make_app(), loop, "socket")) as bench:
+        fresh, used = bench.connect(), bench.connect()
+        used.send(request("/"))
+        for link in (fresh, used):
+            link.socket.send(request("/"))
+        bench.engine.drain()
+        bench.wait_for(lambda: fresh.closed and used.closed)
+
+        for link, count in ((fresh, 1), (used, 2)):
+            replies = link.replies()
+            assert [reply.status for reply in replies] == [200] * count
+            assert replies[-1].headers["connection"] == "close"
+            assert link.closed
+
+
+@pytest.mark.parametrize("says_something", [True, False])
+def test_draining_waits_a_second_for_the_first_request_of_a_connection(bench, says_something):
+    """It was accepted, so its request is under way; but nobody waits for the silent for long."""
+    link = bench.connect()
+    bench.engine.drain()
+    bench.turn()
+    assert not link.closed
+    if says_something:
+        link.send(request("/"))
+        assert link.reply().headers["connection"] == "close"
+    else:
+        for _ in range(6):
+            bench.clock.now_s += 0.25
+            bench.engine.tick()
+            bench.turn()
+        assert link.received == b""
+    bench.wait_for(lambda: bench.engine.connections == 0)
     assert link.closed
 
 

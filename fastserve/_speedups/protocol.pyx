@@ -27,6 +27,7 @@ from fastserve.errors import ClientDisconnect, HTTPError
 cdef enum:
     REQUESTS_PER_TURN = 64          # of one connection, before others get theirs
     INPUT_HIGH = 64 * 1024          # input kept while the connection cannot go on
+    FIRST_WHEN_DRAINING = 4         # ticks for the first request of a new connection
     PIECE_LEFT = 64 * 1024          # of a body to come: its reads are not copied
     PIECE_BYTES = 4096              # but for those that are smaller
 
@@ -490,11 +491,20 @@ cdef class HttpProtocol(AnsweringConnection):
 
     cdef int drain(self) except -1:
         if self.is_idle():
+            self.channel.read_arrived()     # a request that is closed on unread is reset
+        if self.stage != STAGE_LOST and self.is_idle():
+            if self.whole_head == 0 and self.wait_due(WAIT_FIRST) > self.deadlines.wheel.now:
+                return self.deadlines.wheel.sooner(self, self.wait_due(WAIT_FIRST))
             self.closing = True
             self.settle()
         return 0
 
     # what the deadlines ask and say
+
+    cdef int64_t wait_due(self, Wait wait):
+        if wait == WAIT_FIRST and self.engine.draining:
+            return self.since + FIRST_WHEN_DRAINING     # it was accepted, so something will come
+        return AnsweringConnection.wait_due(self, wait)
 
     cdef Wait waits_for(self):
         if self.stage == STAGE_LOST:
