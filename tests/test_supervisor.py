@@ -22,6 +22,7 @@ import fastserve
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="slots and steering are Linux's")
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(fastserve.__file__).parent.parent)}
+BOTH_LISTEN = r"(?s)listening on (\S+) \(pid.*listening on"
 APP = """
 import asyncio, os, time
 from fastserve import App
@@ -93,6 +94,17 @@ def ask(server, path="/", timeout_s=10):
 def pids(server, requests=40):
     """The workers that answer."""
     return {ask(server)[1]["pid"] for _ in range(requests)}
+
+
+@contextlib.contextmanager
+def killed_in_the_end(command, log):
+    """A process that writes to a log; it may end before."""
+    with log.open("wb") as stderr, subprocess.Popen(
+            command, stderr=stderr, env=ENVIRONMENT) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def children(pid):
@@ -311,10 +323,9 @@ def ask_slowly_in_vain(server):
 def test_without_the_supervisor_the_workers_go_and_the_port_is_free(tmp_path, code):
     """kill -9 of the parent: what is under way is answered, then a new server may start."""
     log = tmp_path / "first.log"
-    with log.open("wb") as stderr, subprocess.Popen(
-            [sys.executable, "-m", "fastserve", "run", str(code), "--workers", "2", "--port", "0"],
-            stderr=stderr, env=ENVIRONMENT) as process:
-        url = wait_for(log, r"listening on (\S+) \(pid.*\n.*\n.*listening on", process)[1]
+    command = [sys.executable, "-m", "fastserve", "run", str(code), "--workers", "2"]
+    with killed_in_the_end([*command, "--port", "0"], log) as process:
+        url = wait_for(log, BOTH_LISTEN, process)[1]
         server = ServerProcess(url, log, process)
         workers = children(process.pid)
         answers = []
@@ -430,9 +441,8 @@ def test_an_object_may_have_workers(tmp_path, code):
     """app.run(workers=2) of a script."""
     code.write_text(APP + "\nif __name__ == '__main__':\n    app.run(port=0, workers=2)\n")
     log = tmp_path / "log"
-    with log.open("wb") as stderr, subprocess.Popen(
-            [sys.executable, str(code)], stderr=stderr, env=ENVIRONMENT) as process:
-        url = wait_for(log, r"listening on (\S+) \(pid.*\n.*\n.*listening on", process)[1]
+    with killed_in_the_end([sys.executable, str(code)], log) as process:
+        url = wait_for(log, BOTH_LISTEN, process)[1]
         assert len(pids(ServerProcess(url, log, process))) == 2
         process.terminate()
         assert process.wait(10) == 0
