@@ -5,6 +5,7 @@ A test that hangs fails and the next one runs: `timeout` in pyproject.toml, or -
 
 from __future__ import annotations
 
+import asyncio
 import faulthandler
 import gc
 import shutil
@@ -16,8 +17,23 @@ from typing import Any
 from zlib import crc32
 
 import pytest
+import uvloop
 
 AGAIN_S = 10
+
+if sys.flags.dev_mode:
+    # -X dev puts every new loop in debug mode, in which handlers run as asyncio's tasks: our own
+    # would not be tested. Those tests that want debug mode set it.
+    def _without_debug(make: Callable[[], Any]) -> Callable[[], Any]:
+        def new_event_loop() -> Any:
+            loop = make()
+            loop.set_debug(False)
+            return loop
+
+        return new_event_loop
+
+    for _library in (asyncio, uvloop):
+        _library.new_event_loop = _without_debug(_library.new_event_loop)  # type: ignore[attr-defined]
 
 
 class Hung(SystemExit):
