@@ -43,7 +43,7 @@ MOST_WORKERS = 512
 TURN_S = 0.25               # how often the silent are looked for
 KILL_AFTER_S = 1.0          # from the bound of a graceful stop, or a stack dump, to SIGKILL
 RETIRE_AFTER_S = 1.0        # for the handshakes that began before the steering
-SETTLED_S = 10.0            # who served for so long has not failed to start
+SETTLED_S = 1.0             # who served for so long has not failed to start
 FIRST_DELAY_S, LAST_DELAY_S = 0.1, 30.0
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 HEARD = (
@@ -537,7 +537,10 @@ class Supervisor:
         slot.failures += 1
         slot.deaths += 1
         if slot.failures > 1 or not child.ready:
-            delay_s = min(LAST_DELAY_S, FIRST_DELAY_S * 2.0 ** (slot.failures - 1))
+            # Somebody must serve; but what does not even start has no hurry.
+            hurry = child.ready and not self.serving_slots()
+            most_s = FIRST_DELAY_S if hurry else LAST_DELAY_S
+            delay_s = min(most_s, FIRST_DELAY_S * 2.0 ** min(slot.failures - 1, 10))
             slot.start_at_s = time.monotonic() + delay_s * random.uniform(0.75, 1.25)  # noqa: S311
         self.failed_starts += not child.ready
         if not self.someone_served and self.failed_starts >= len(self.slots):
