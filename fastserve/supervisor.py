@@ -194,10 +194,11 @@ class Supervisor:
         logger.info("%s: %s", why, "stopping now" if at_once else "stopping")
         self.end_reload("the server stops")
         if self.stop_by_s is None or at_once:
-            bound = KILL_AFTER_S if at_once else self.config.graceful_timeout_s + KILL_AFTER_S
-            self.stop_by_s = time.monotonic() + bound
+            graceful_s = self.config.drain_delay_s + self.config.graceful_timeout_s
+            self.stop_by_s = time.monotonic() + KILL_AFTER_S + (0 if at_once else graceful_s)
         for child in self.children():
-            self.dismiss(child, self.stop_by_s, at_once=at_once)
+            delay_s = 0 if child in self.leaving else self.config.drain_delay_s
+            self.dismiss(child, self.stop_by_s, at_once=at_once, delay_s=delay_s)
 
     def reload(self) -> str:
         """Replace every worker, one at a time; why that cannot be, or nothing."""
@@ -487,15 +488,17 @@ class Supervisor:
         self.retire_child(child)
 
     def retire_child(self, child: Child) -> None:
+        """Others serve in its place: it need not go on accepting."""
         self.leaving.add(child)
-        self.dismiss(
-            child, time.monotonic() + self.config.graceful_timeout_s + KILL_AFTER_S, at_once=False)
+        self.dismiss(child, time.monotonic() + self.config.graceful_timeout_s + KILL_AFTER_S)
 
-    def dismiss(self, child: Child, kill_at_s: float, *, at_once: bool) -> None:
-        """Tell a worker to end, and until when it must have."""
+    def dismiss(
+        self, child: Child, kill_at_s: float, *, at_once: bool = False, delay_s: float = 0
+    ) -> None:
+        """Tell a worker to end, how long it accepts until then, and when it must have."""
         child.dismissed = True
         child.kill_at_s = kill_at_s if child.kill_at_s is None else min(child.kill_at_s, kill_at_s)
-        child.orders.send({"order": "stop", "at_once": at_once})
+        child.orders.send({"order": "stop", "at_once": at_once, "drain_delay_s": delay_s})
 
     def reap(self) -> None:
         """Learn who has ended. Orphans that this process inherits as PID 1 are buried too."""

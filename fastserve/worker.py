@@ -138,6 +138,7 @@ class Worker:
         self.certificates = certificates
         self.link = link
         self.adopted: dict[int, list[socket.socket]] = {}   # slot -> its listeners
+        self.drain_delay_s = config.drain_delay_s
         self.signals = 0
         self.started = False
         self.stopping = asyncio.Event()     # the first signal
@@ -248,6 +249,7 @@ class Worker:
         for message, sockets in messages:
             order = message["order"]
             if order == "stop":
+                self.drain_delay_s = message["drain_delay_s"]
                 self._stop(at_once=message["at_once"])
             elif order == "drain":
                 engine.draining = True
@@ -273,10 +275,10 @@ class Worker:
         self, loop: asyncio.AbstractEventLoop, engine: Engine, entrance: Entrance
     ) -> None:
         engine.draining = True
-        if self.config.drain_delay_s:
-            logger.info("still accepting for %g s", self.config.drain_delay_s)
+        if self.drain_delay_s:
+            logger.info("still accepting for %g s", self.drain_delay_s)
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self.hurry.wait(), self.config.drain_delay_s)
+                await asyncio.wait_for(self.hurry.wait(), self.drain_delay_s)
         deadline = loop.time() + self.config.graceful_timeout_s
         await outside_of_tasks(loop, _stop_accepting, engine, entrance)
         if self.link is not None:

@@ -428,6 +428,19 @@ def test_it_goes_on_accepting_for_as_long_as_it_was_asked(start):
     assert server.process.wait(10) == 0
 
 
+def test_a_reload_does_not_wait_for_those_who_go_on_accepting(start):
+    """drain_delay_s is for the end: a successor accepts what the old worker need not."""
+    server = start("--workers", "2", "--drain-delay-s", "20", "--graceful-timeout-s", "1")
+    before = children(server.process.pid)
+    server.process.send_signal(signal.SIGHUP)
+    until(lambda: "reloaded" in server.log)
+    assert until(lambda: not before & children(server.process.pid)) < 10
+    server.process.terminate()
+    time.sleep(3)   # longer than the graceful timeout, which begins when the delay is over
+    assert ask(server)[0] == 200
+    server.process.terminate()
+
+
 def test_an_application_that_was_imported_before_cannot_be_reloaded(start):
     """--preload: HUP is refused with the reason, and nothing happens."""
     server = start("--workers", "2", "--preload")
