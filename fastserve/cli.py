@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import platform
 import sys
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ import click
 
 from fastserve.config import Config
 from fastserve.errors import ConfigError, FastserveError, ImportTargetError
+from fastserve.sources import Sourced, gather
 
 IMPORTING = "Importing"
 Command = Callable[..., Any]
@@ -87,6 +89,13 @@ def _with_settings(command: Command) -> Command:
     return command
 
 
+def _with_file(command: Command) -> Command:
+    option = click.option(
+        "--config", "config_file", metavar="FILE", cls=GroupedOption, group=IMPORTING,
+        help="TOML file of settings. [pyproject.toml]")
+    return option(command)
+
+
 def _with_target(command: Command) -> Command:
     for decorate in (
         click.option("--factory", is_flag=True, cls=GroupedOption, group=IMPORTING,
@@ -120,6 +129,7 @@ fastserve run main:app               the attribute `app` of main.py
 fastserve run app/main.py --port 80  a file; `:app` is the default
 fastserve routes main:app            what it answers
 fastserve ctl --control PATH status  what the workers of a server do
+fastserve config                     the settings that run would have here
 """  # \b keeps click from filling the lines
 
 
@@ -133,17 +143,17 @@ def main() -> None:
 
 @main.command(cls=GroupedCommand)
 @_with_target
+@_with_file
 @_with_settings
-def run(target: str, factory: bool, app_dir: str | None, **settings: Any) -> None:
+def run(
+    target: str, factory: bool, app_dir: str | None, config_file: str | None, **settings: Any
+) -> None:
     """Serve the application MODULE:APP.
 
-    MODULE is a dotted module or the path of a Python file.
+    MODULE is a dotted module or the path of a Python file. Every setting may also stand in
+    [tool.fastserve] of pyproject.toml, or as FASTSERVE_NAME in the environment.
     """
-    given = {name: None if value == () else value for name, value in settings.items()}
-    try:
-        config = Config.load(given)
-    except ConfigError as error:
-        raise click.UsageError(str(error)) from None
+    config = _gather(config_file, settings).config
     if config.workers is not None and not config.preload:
         from fastserve import supervisor
 
@@ -160,6 +170,33 @@ def run(target: str, factory: bool, app_dir: str | None, **settings: Any) -> Non
         _fail(str(error))
     worker.leave_threads_behind(app, status)
     sys.exit(status)
+
+
+def _gather(file: str | None, settings: dict[str, Any]) -> Sourced:
+    given = {name: None if value == () else value for name, value in settings.items()}
+    try:
+        return gather(given, os.environ, file)
+    except ConfigError as error:
+        raise click.UsageError(str(error)) from None
+
+
+@main.command(cls=GroupedCommand)
+@_with_file
+@click.option("--all", "everything", is_flag=True, cls=GroupedOption, group=IMPORTING,
+              help="Defaults too.")
+@_with_settings
+def config(everything: bool, config_file: str | None, **settings: Any) -> None:
+    """Show the settings that `run` would have here, and where each comes from."""
+    sourced = _gather(config_file, settings)
+    for setting in dataclasses.fields(Config):
+        source = sourced.sources.get(setting.name)
+        value = getattr(sourced.config, setting.name)
+        if source is None and value != setting.default:
+            source = "--behind" if sourced.sources.get("behind") is None else \
+                f"{sourced.sources['behind']} (behind)"
+        if source or everything:
+            shown = "..." if setting.metadata.get("secret") and value is not None else repr(value)
+            click.echo(f"{setting.name} = {shown}    # {source or 'default'}")
 
 
 @main.command()

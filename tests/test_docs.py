@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from wire_cases import tomllib
 
-from fastserve.cli import ctl, run
+from fastserve.cli import config, ctl, run
 from fastserve.config import LIMITS, TIMES, Config
 from fastserve.files import StaticOptions
 from fastserve.testing import TestClient
@@ -134,7 +134,7 @@ def test_every_limit_is_on_its_page():
 def test_the_flags_of_a_page_exist(page):
     """What stands alone between backticks and begins with dashes, or with `fastserve run`."""
     known = {"--help", *OTHER_FLAGS}
-    for parameter in (*run.params, *ctl.params):
+    for parameter in (*run.params, *ctl.params, *config.params):
         known |= {*parameter.opts, *parameter.secondary_opts}
     text = FENCED.sub("", page.read_text())
     for code in re.findall(r"`(--[^`]*|fastserve run [^`]*)`", text):
