@@ -183,5 +183,5 @@ def g4(report: Report) -> None:
     lost = {name: count for name, count in seen.failed.items() if name != "econnrefused"}
     report.count("requests, refused ones came after the end", seen.told())
     report.require("failed, but for the refused", lost, sum(lost.values()) <= 4 * CLIENTS,
-                   f"at most {4 * CLIENTS}, which came into the queue when nobody accepted any more")
+                   f"at most {4 * CLIENTS}: they came when nobody accepted any more")
     report.measure("it took, s", took, took <= 2.5, "at most 2.5")
