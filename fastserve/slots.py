@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from fastserve.beats import Beats
@@ -17,6 +17,7 @@ class Child:
     ready:      it has said that it serves
     stalled:    its loop does not turn; others accept for it
     dismissed:  it has been told to end
+    deaf:       its end of the talk is closed, so it is about to end
     kill_at_s:  when it is killed if it has not ended, or become ready
     because:    what an end would be due to
     """
@@ -45,6 +46,7 @@ class Slot:
     deaths:       of its workers that nobody had asked for, in all
     start_at_s:   not before then
     retiring:     it is the last one and too many
+    retire_at_s:  when its workers are told so
     """
 
     index: int
@@ -55,7 +57,7 @@ class Slot:
     start_at_s: float = 0.0
     deaths: int = 0
     retiring: bool = False
-    retire_at_s: float | None = field(default=None)
+    retire_at_s: float | None = None
 
     def children(self) -> list[Child]:
         """Those who serve it, or will."""

@@ -82,8 +82,7 @@ def serve_slot(
         logger.error("%s%s", f"{shown}\n" if shown else "", error)
         return STARTUP_FAILED
     status = Worker(app, config, listeners, certificates, Link(orders, beat)).run()
-    if app.blocking_pool.running:
-        logger.warning("%d @blocking handlers still run; leaving them", app.blocking_pool.running)
+    leave_threads_behind(app, status)
     return status
 
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
-import time
-
 from tests.faults import rows
-from tests.hostile.report import Report
+from tests.hostile.report import run_rows
 
 ROWS = {
     "L1": rows.l1, "L2": rows.l2, "L3": rows.l3, "L4": rows.l4, "L6": rows.l6, "L8": rows.l8,
@@ -15,23 +12,8 @@ ROWS = {
 
 
 def main() -> int:
-    """Read the arguments, run the rows."""
-    about = "\n".join(
-        f"{name:4} {(row.__doc__ or '').splitlines()[0]}" for name, row in ROWS.items())
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.faults", description="Break a server under load and count.",
-        epilog=about, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("rows", nargs="+", choices=[*ROWS, "all"], metavar="ROW")
-    parser.add_argument("--full", action="store_true", help="at full size")
-    given = parser.parse_args()
-    failed = 0
-    for name in ROWS if "all" in given.rows else given.rows:
-        begun = time.monotonic()
-        report = Report(name, given.full)
-        ROWS[name](report)
-        failed += report.failed
-        print(f"  ({time.monotonic() - begun:.1f} s)", flush=True)
-    return int(failed > 0)
+    """Run the rows that are asked for."""
+    return run_rows("python -m tests.faults", "Break a server under load and count.", ROWS)
 
 
 if __name__ == "__main__":

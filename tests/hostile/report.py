@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 
@@ -36,3 +39,23 @@ def shown(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {count}" for key, count in sorted(value.items())) or "none"
     return str(value)
+
+
+def run_rows(prog: str, description: str, rows: Mapping[str, Callable[[Report], None]]) -> int:
+    """The command line of a suite: ROW... [--full]; 1 where a row is not met, else 0."""
+    about = "\n".join(
+        f"{name:4} {(row.__doc__ or '').splitlines()[0]}" for name, row in rows.items())
+    parser = argparse.ArgumentParser(
+        prog=prog, description=description, epilog=about,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("rows", nargs="+", choices=[*rows, "all"], metavar="ROW")
+    parser.add_argument("--full", action="store_true", help="at full size, with the defaults")
+    given = parser.parse_args()
+    failed = 0
+    for name in rows if "all" in given.rows else given.rows:
+        begun = time.monotonic()
+        report = Report(name, given.full)
+        rows[name](report)
+        failed += report.failed
+        print(f"  ({time.monotonic() - begun:.1f} s)", flush=True)
+    return int(failed > 0)
