@@ -504,7 +504,8 @@ def compile_routes(routes: Iterable[tuple[Route, Plan]]) -> CompiledRouter:
     pairs = list(routes)
     Claims().claim(route for route, _ in pairs)
     compiled = CompiledRouter()
-    for route, plan in pairs:
+    for number, (route, plan) in enumerate(pairs, 1):
+        plan.number = number
         compiled.add(route.pattern.compiled(), route.methods, plan)
     compiled.freeze()
     return compiled

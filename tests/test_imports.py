@@ -34,8 +34,8 @@ GROUND_ORDER = ["errors", "networks", "presets", "config"]
 # Inside the wire floor: each room may know those before it.
 WIRE_ORDER = [
     "plan", "buffer", "scan", "authority", "chunks", "head", "parser", "httptools_parser", "wheel",
-    "stepping", "task", "runner", "router", "system", "channel", "transport", "acceptor",
-    "multidict", "messages", "deadlines", "conditions", "files", "outgoing", "serializer",
+    "stepping", "task", "runner", "router", "observed", "scoreboard", "journal", "system",
+    "channel", "transport", "acceptor", "multidict", "messages", "deadlines", "conditions", "files", "outgoing", "serializer",
     "engine", "exchange", "protocol",
 ]
 # App.run() is the one step up: the application starts the process that serves it.
@@ -48,8 +48,8 @@ FORBIDDEN = {
 ASYNCIO_ON_THE_WIRE = {"channel", "outgoing", "exchange", "runner", "task"}
 OPTIONAL = [
     "click", "uvloop", "httptools", "h11", "httpx", "anyio", "jinja2", "msgspec",
-    "prometheus_client", "python_multipart", "brotli", "backports.zstd", "watchfiles", "redis",
-    "websockets", "wsproto",
+    "prometheus_client", "opentelemetry", "python_multipart", "brotli", "backports.zstd",
+    "watchfiles", "redis", "websockets", "wsproto",
 ]
 
 CYTHON_IMPORT = re.compile(

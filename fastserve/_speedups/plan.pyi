@@ -12,6 +12,8 @@ class Plan:
     cancel_on_disconnect: int
     decompress_requests: bool
     exempt: bool
+    template: bytes
+    number: int
     def __init__(
         self,
         handler: Callable[..., Any],

@@ -32,6 +32,7 @@ cdef class Plan:
         self.is_async = is_async
         self.param_names = tuple(param_names)
         self.route = route
+        self.template = b"" if route is None else route.path.encode()
         self.max_body_bytes = -1 if max_body_bytes is None else max_body_bytes
         self.cancel_on_disconnect = -1 if cancel_on_disconnect is None else cancel_on_disconnect
         self.handler_timeout_s = -1 if handler_timeout_s is None else handler_timeout_s
@@ -69,6 +70,7 @@ cdef class Plan:
         plan.handler_timeout_s = self.handler_timeout_s
         plan.cancel_on_disconnect = self.cancel_on_disconnect
         plan.decompress_requests = self.decompress_requests
+        plan.number = self.number
         return plan
 
     def invoke(self, request, tuple values):
