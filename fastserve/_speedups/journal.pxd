@@ -2,7 +2,7 @@
 #
 # add() only appends to a buffer; flush() hands all of it to `sink` as one bytes object, whole
 # lines. Nothing a stranger sent can forge a line or move a cursor: every byte that is not
-# printable ASCII is escaped as the format wants it. No line is longer than LINE_BYTES, which a
+# printable ASCII is escaped as the format wants it. No line is longer than LOG_LINE_BYTES, which a
 # pipe takes whole: what a stranger made longer is cut, and ends in "...".
 
 from libc.stdint cimport int64_t, uint64_t
@@ -11,7 +11,7 @@ from fastserve._speedups.buffer cimport Buffer
 from fastserve._speedups.observed cimport Observed
 
 cpdef enum:
-    LINE_BYTES = 4096           # of one line, at most
+    LOG_LINE_BYTES = 4096           # of one line, at most
     MAX_LOGGED_HEADERS = 16
     MAX_LOGGED_NAME_BYTES = 64
 

@@ -3,7 +3,7 @@ from typing import Any
 
 from fastserve._speedups.plan import Plan
 
-LINE_BYTES: int
+LOG_LINE_BYTES: int
 MAX_LOGGED_HEADERS: int
 MAX_LOGGED_NAME_BYTES: int
 

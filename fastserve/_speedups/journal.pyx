@@ -2,7 +2,7 @@
 #
 # A line is written with a cursor into memory that was reserved for the longest one. Each part
 # has a room of its own, and what is left is for the header values: so the sum never passes
-# LINE_BYTES, whatever a stranger sends.
+# LOG_LINE_BYTES, whatever a stranger sends.
 
 import json
 import os
@@ -269,7 +269,7 @@ cdef class Journal:
         self.offset_ns = wall_offset_ns()
         self.second = -1
         self.lines = Buffer()
-        self.lines.reserve(FLUSH_BYTES + LINE_BYTES)
+        self.lines.reserve(FLUSH_BYTES + LOG_LINE_BYTES)
 
     def choose(self, headers):
         cdef int index
@@ -295,7 +295,7 @@ cdef class Journal:
         cdef char* at
         if self.choosy and not self.wanted(seen):
             return 0
-        self.lines.reserve(LINE_BYTES)
+        self.lines.reserve(LOG_LINE_BYTES)
         at = self.lines.data + self.lines.size
         if self.form == JSON:
             at = self.json_line(at, seen)
@@ -504,7 +504,7 @@ cdef class Journal:
                 later -= chosen.lead_size + 2 + CUT_BYTES
                 continue
             # What is left of the line, less what this name and those behind it cost at least.
-            room = LINE_BYTES - END_BYTES - (at - line) - later + CUT_BYTES
+            room = LOG_LINE_BYTES - END_BYTES - (at - line) - later + CUT_BYTES
             later -= chosen.lead_size + 2 + CUT_BYTES
             if room > VALUE_ROOM:
                 room = VALUE_ROOM
