@@ -37,8 +37,8 @@ WIRE_ORDER = [
     "plan", "buffer", "scan", "authority", "chunks", "head", "parser", "httptools_parser",
     "wheel", "stepping", "task", "runner", "router", "observed", "scoreboard", "journal",
     "observer", "system", "channel", "transport", "acceptor", "multidict", "messages",
-    "deadlines", "conditions", "files", "outgoing", "serializer", "engine", "exchange",
-    "protocol",
+    "responses", "deadlines", "conditions", "files", "outgoing", "serializer", "engine",
+    "exchange", "protocol",
 ]
 # App.run() is the one step up: the application starts the process that serves it.
 EXCEPTIONS = {("app", "worker")}
