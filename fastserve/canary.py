@@ -4,7 +4,7 @@ The rule, in full. The new code fails at once when one of its workers dies, stal
 start; and when its answers with a 5xx status are more than its siblings' share of them would be,
 by at least ERRORS, by more than ERROR_SHARE of its answers, and by more than chance makes
 (DEVIATIONS standard deviations). At the end of its time it fails when its answers take more than
-SLOWER times as long as its siblings', and more than SLOWER_NS longer: the median, where each side
+SLOWER times as long as its siblings', and more than SLOWER_S longer: the median, where each side
 has given MEDIAN_OF answers, or the 99th percentile, where each has given P99_OF. Otherwise it
 passes, with little traffic too: the verdict says how much there was.
 """
@@ -16,12 +16,12 @@ import math
 import time
 from typing import Any, NamedTuple
 
-from fastserve._speedups.scoreboard import bucket_limit_ns
-from fastserve.board import NOTHING, Board, Counts
+from fastserve.readings import Series
+from fastserve.shm import SharedBoard
 from fastserve.slots import Slot
 
 ERRORS, ERROR_SHARE, DEVIATIONS = 3, 0.01, 3.0
-SLOWER, SLOWER_NS = 2.0, 10_000_000
+SLOWER, SLOWER_S = 2.0, 0.010
 MEDIAN_OF, P99_OF = 20, 100
 
 logger = logging.getLogger("fastserve")
@@ -43,7 +43,7 @@ class Trial:
     """
 
     def __init__(
-        self, slots: list[Slot], lasts_s: float, others: list[Slot], board: Board
+        self, slots: list[Slot], lasts_s: float, others: list[Slot], board: SharedBoard
     ) -> None:
         self.slots = slots
         self.left = list(slots)     # not yet replaced
@@ -51,7 +51,7 @@ class Trial:
         self.until_s: float | None = None
         self._board = board
         self._before = {
-            slot.child: board.counts(slot.child.block)
+            slot.child: board.worker(slot.child.block).total()
             for slot in others if slot.child is not None}
 
     def turn(self) -> Verdict | None:
@@ -68,15 +68,15 @@ class Trial:
             return judge(new, old)
         return None
 
-    def counts(self) -> tuple[Counts, Counts]:
+    def counts(self) -> tuple[Series, Series]:
         """What the new code and the old have answered meanwhile."""
-        new = old = NOTHING
+        new = old = Series("", "")
         for slot in self.slots:
-            if slot.child is not None and slot.child.reason == "reload":
-                new = new.plus(self._board.counts(slot.child.block))
+            if slot.child is not None and slot.child.reason == "canary":
+                new = new.plus(self._board.worker(slot.child.block).total())
         for child, before in self._before.items():
             if child.slot.child is child:   # a worker that replaced it would have the new code
-                old = old.plus(self._board.counts(child.block).since(before))
+                old = old.plus(self._board.worker(child.block).total().minus(before))
         return new, old
 
     def status(self) -> dict[str, Any]:
@@ -91,59 +91,44 @@ class Trial:
         }
 
 
-def judge(new: Counts, old: Counts) -> Verdict:
+def judge(new: Series, old: Series) -> Verdict:
     """Whether the new code does as well as the old."""
     shown = f"canary: {_shown(new)}; siblings: {_shown(old)}"
     if fails_more(new, old):
         return Verdict(False, f"more answers are 5xx: {shown}")
-    for name, fraction, enough in (("median", 0.5, MEDIAN_OF), ("99th percentile", 0.99, P99_OF)):
-        if min(new.answers, old.answers) >= enough:
-            now_ns, then_ns = quantile_ns(new, fraction), quantile_ns(old, fraction)
-            if now_ns > SLOWER * then_ns and now_ns > then_ns + SLOWER_NS:
+    for name, part, enough in (("median", 0.5, MEDIAN_OF), ("99th percentile", 0.99, P99_OF)):
+        if min(new.count, old.count) >= enough:
+            now_s, then_s = new.quantile_s(part) or 0.0, old.quantile_s(part) or 0.0
+            if now_s > SLOWER * then_s and now_s > then_s + SLOWER_S:
                 return Verdict(False, f"answers take longer, by the {name}: {shown}")
     return Verdict(True, shown)
 
 
-def fails_more(new: Counts, old: Counts) -> bool:
+def fails_more(new: Series, old: Series) -> bool:
     """Whether the new code answers with 5xx more often, by more than chance."""
-    expected = _share(old) * new.answers
-    more = new.errors - expected
-    return (more >= ERRORS and more > ERROR_SHARE * new.answers
+    expected = _share(old) * new.count
+    more = new.errors() - expected
+    return (more >= ERRORS and more > ERROR_SHARE * new.count
             and more > DEVIATIONS * math.sqrt(expected))
 
 
-def quantile_ns(counts: Counts, fraction: float) -> int:
-    """What so many of the durations are below, by the limits of their buckets; 0 for none."""
-    wanted, seen = fraction * counts.answers, 0
-    for bucket, count in enumerate(counts.durations):
-        seen += count
-        if count and seen >= wanted:
-            # the last bucket has no limit: all in it is longer than the one before
-            return bucket_limit_ns(bucket) or 2 * bucket_limit_ns(bucket - 1)
-    return 0
-
-
-def figures(counts: Counts) -> dict[str, Any]:
+def figures(counts: Series) -> dict[str, Any]:
     """For programs."""
     return {
-        "requests": counts.answers,
-        "errors": counts.errors,
-        "median_s": quantile_ns(counts, 0.5) / 1e9,
-        "p99_s": quantile_ns(counts, 0.99) / 1e9,
+        "requests": counts.count,
+        "errors": counts.errors(),
+        "median_s": counts.quantile_s(0.5),
+        "p99_s": counts.quantile_s(0.99),
     }
 
 
-def _share(counts: Counts) -> float:
-    return counts.errors / counts.answers if counts.answers else 0.0
+def _share(counts: Series) -> float:
+    return counts.errors() / counts.count if counts.count else 0.0
 
 
-def _shown(counts: Counts) -> str:
-    if not counts.answers:
+def _shown(counts: Series) -> str:
+    if not counts.count:
         return "no answers"
-    return (f"{counts.answers:,} answers, {counts.errors:,} of them 5xx ({_share(counts):.1%}), "
-            f"median below {_ms(quantile_ns(counts, 0.5))}, "
-            f"p99 below {_ms(quantile_ns(counts, 0.99))}")
-
-
-def _ms(duration_ns: int) -> str:
-    return f"{duration_ns / 1e6:.3g} ms"
+    return (f"{counts.count:,} answers, {counts.errors():,} of them 5xx ({_share(counts):.1%}), "
+            f"median {(counts.quantile_s(0.5) or 0) * 1e3:.3g} ms, "
+            f"p99 {(counts.quantile_s(0.99) or 0) * 1e3:.3g} ms")

@@ -24,7 +24,7 @@ logger = logging.getLogger("fastserve")
 
 
 class Reason(NamedTuple):
-    """Why a worker is replaced: one word for tables, and a text for people."""
+    """Why a worker is replaced: one of readings.REASONS, and a text for people."""
 
     kind: str
     text: str
@@ -68,13 +68,13 @@ class Recycling:
         requests:  that it has begun
         """
         if term.requests and requests >= term.requests:
-            return Reason("requests", f"{requests:,} requests")
+            return Reason("max_requests", f"{requests:,} requests")
         if term.lifetime_s and age_s >= term.lifetime_s:
-            return Reason("lifetime", f"it is {age_s:,.0f} s old")
+            return Reason("max_lifetime", f"it is {age_s:,.0f} s old")
         if term.rss_bytes and (term.sampled_s is None or age_s >= term.sampled_s + SAMPLE_S):
             used = rss_bytes(pid)
             if used is not None and self._sample(term, pid, used, age_s):
-                return Reason("memory", f"it holds {mebibytes(used)}")
+                return Reason("max_memory", f"it holds {mebibytes(used)}")
         return None
 
     def _sample(self, term: Term, pid: int, used: int, age_s: float) -> bool:

@@ -16,7 +16,7 @@ class Child:
     cell:       of the Beats
     block:      of the Board
     term:       how long it may serve
-    reason:     why it was started, where another had served before: one word
+    reason:     why it was started, where another had served: one of readings.REASONS
     ready:      it has said that it serves
     stalled:    its loop does not turn; others accept for it
     dismissed:  it has been told to end

@@ -56,9 +56,9 @@ def _slot(supervisor: Supervisor, slot: Slot, now_s: float) -> dict[str, Any]:
             "pid": child.pid,
             "age_s": round(now_s - child.born_s, 3),
             "loop_turned_s_ago": round(supervisor.beats.age_s(child.cell), 3),
-            "requests": board.word(block, AT_REQUESTS),
-            "connections": board.word(block, AT_CONNECTIONS),
-            "in_flight": board.word(block, AT_IN_FLIGHT),
+            "requests": board.number(block, AT_REQUESTS),
+            "connections": board.number(block, AT_CONNECTIONS),
+            "in_flight": board.number(block, AT_IN_FLIGHT),
             "rss_bytes": rss_bytes(child.pid),
         }
     queues = [group.of(slot.index).queued() for group in supervisor.groups]
@@ -111,7 +111,7 @@ def _slot_line(slot: dict[str, Any]) -> str:
 def _canary_line(canary: dict[str, Any]) -> str:
     sides = [
         f"{name} {side['requests']:,} answers, {side['errors']:,} of them 5xx, "
-        f"median {side['median_s'] * 1e3:.3g} ms, p99 {side['p99_s'] * 1e3:.3g} ms"
+        f"median {(side['median_s'] or 0) * 1e3:.3g} ms, p99 {(side['p99_s'] or 0) * 1e3:.3g} ms"
         for name, side in (("new", canary["canary"]), ("old", canary["siblings"]))]
     left = "starting" if canary["left_s"] is None else f"{max(0, canary['left_s']):.0f} s left"
     return f"canary in slots {', '.join(map(str, canary['slots']))}, {left}: {'; '.join(sides)}"

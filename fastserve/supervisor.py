@@ -32,16 +32,17 @@ from typing import Any, NoReturn
 from fastserve import cpus, log, machine
 from fastserve._speedups.scoreboard import AT_REQUESTS
 from fastserve.beats import Beats
-from fastserve.board import Board, Place
 from fastserve.canary import Trial
 from fastserve.config import Config
 from fastserve.control import Answer, Control, Outcome, refused
-from fastserve.deaths import OomKills, explain
+from fastserve.deaths import OomKills, explain, kind_of
 from fastserve.listeners import Group, Listener, open_groups
 from fastserve.orders import Orders
+from fastserve.place import Place
 from fastserve.recorder import Recorder
 from fastserve.recycling import Recycling
 from fastserve.reloading import Reload, order_of
+from fastserve.shm import SharedBoard
 from fastserve.slots import Child, Slot
 from fastserve.status import status_of
 
@@ -91,7 +92,7 @@ class Supervisor:
         self.groups = groups
         self.reloads = reloads
         self.beats = Beats(4 * MOST_WORKERS)
-        self.board = Board(4 * MOST_WORKERS)
+        self.board = SharedBoard(4 * MOST_WORKERS - 1)
         self.recorder = Recorder(self.board)
         self.recycling = Recycling(config)
         self.recycled: Child | None = None  # the last one that was replaced for its age or size
@@ -352,7 +353,8 @@ class Supervisor:
             slot = left.pop(0)
             if slot in self.slots and not slot.retiring and slot.child is not None \
                     and slot.child.ready:
-                slot.successor = self.start(slot, "reload")
+                slot.successor = self.start(
+                    slot, "reload" if reloading.trial is None else "canary")
                 return
         if reloading.trial is None:
             self.end_reload()
@@ -403,7 +405,7 @@ class Supervisor:
                    if slot.child is not None and slot.serves() and not slot.retiring
                    and now >= slot.start_at_s]
         for slot, child in sorted(serving, key=lambda pair: pair[1].born_s):
-            requests = self.board.word(child.block, AT_REQUESTS)
+            requests = self.board.number(child.block, AT_REQUESTS)
             why = self.recycling.due(child.term, child.pid, requests, now - child.born_s)
             if why is not None:
                 logger.info("worker %d of slot %d is replaced: %s", child.pid, slot.index, why.text)
@@ -461,7 +463,7 @@ class Supervisor:
         return [slot for slot in self.slots if slot.child is not None and slot.child.ready]
 
     def start(self, slot: Slot, reason: str) -> Child:
-        """Fork a worker for a slot; reason: why another is replaced, in a word."""
+        """Fork a worker for a slot; reason: why another is replaced, one of readings.REASONS."""
         listeners = [group.of(slot.index) for group in self.groups]
         ours, theirs = Orders.pair()
         cell = self.beats.take()
@@ -547,6 +549,7 @@ class Supervisor:
                     self.retire_child(before)
         if child.reason:
             slot.restarts[child.reason] += 1
+            self.board.count_restart(child.reason)
         if self.draining:
             child.orders.send({"order": "drain"})
 
@@ -589,7 +592,11 @@ class Supervisor:
             logger.debug("worker %d of slot %d ended", child.pid, slot.index)
             how = ""
         else:
-            how = explain(status, child.because, self.oom_kills.more())
+            out_of_memory = self.oom_kills.more()
+            how = explain(status, child.because, out_of_memory)
+            if unasked:
+                slot.reason = kind_of(status, child.because, out_of_memory) \
+                    if child.ready else "boot"
             logger.log(
                 logging.WARNING if child.dismissed else logging.ERROR,
                 "worker %d of slot %d %s%s", child.pid, slot.index, how,
@@ -611,7 +618,6 @@ class Supervisor:
     def on_loss(self, slot: Slot, child: Child, how: str) -> None:
         """Nobody asked the worker of a slot to end: plan when the next one is started."""
         slot.deaths += 1
-        slot.reason = "stall" if child.stalled else "death"
         if slot.parked is not None:
             self.end_reload(f"the canary {how}")
             return
@@ -630,7 +636,7 @@ class Supervisor:
 
     def on_failed_successor(self, slot: Slot, child: Child, how: str) -> None:
         """The old worker goes on."""
-        if self.reloading is not None and child.reason == "reload":
+        if self.reloading is not None and child.reason in ("reload", "canary"):
             self.end_reload(f"the new worker {how}")
         else:
             slot.failures += 1

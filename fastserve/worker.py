@@ -24,14 +24,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fastserve import log, stacks
-from fastserve._speedups.scoreboard import AT_REQUESTS, Scoreboard
-from fastserve.board import Place
+from fastserve._speedups.scoreboard import Scoreboard
 from fastserve.config import Config
 from fastserve.descriptors import connections_allowed
 from fastserve.entrance import Entrance
 from fastserve.errors import ConfigError, FastserveError, StartupError
 from fastserve.listeners import Listener, open_listeners
 from fastserve.orders import Orders
+from fastserve.place import Place
 from fastserve.proxy import ForwardedFields
 from fastserve.supervisor import supervise
 from fastserve.target import user_traceback
@@ -147,7 +147,7 @@ class Worker:
         self.adopted: dict[int, list[socket.socket]] = {}   # slot -> its listeners
         self.drain_delay_s = config.drain_delay_s
         self.signals = 0
-        self.counted = 0
+        self.due_s = 0.0        # of the next tick, on the loop's clock
         self.started = False
         self.stopping = asyncio.Event()     # the first signal
         self.hurry = asyncio.Event()        # the second
@@ -205,6 +205,7 @@ class Worker:
             forwarded=ForwardedFields.from_config(self.config),
             max_connections=connections_allowed(
                 self.config.max_connections, told=self.link is not None),
+            board=None if self.link is None else self.link.board,
             **self.config.engine_limits(),
         )
 
@@ -279,15 +280,20 @@ class Worker:
                     sock.close()
 
     def _tick(self, loop: asyncio.AbstractEventLoop, engine: Engine) -> None:
+        now_s = loop.time()
+        lag_s = max(now_s - self.due_s, 0.0) if self.due_s else 0.0
         # on the second too, so that the Date header is never a second late
-        self.next_tick = loop.call_later(TICK_S - time.time() % TICK_S, self._tick, loop, engine)
+        self.due_s = now_s + TICK_S - time.time() % TICK_S
+        self.next_tick = loop.call_at(self.due_s, self._tick, loop, engine)
         if self.link is not None:
             self.link.beat()
-            self.link.board.add(AT_REQUESTS, engine.requests_total - self.counted)
-            self.counted = engine.requests_total
-        engine.tick()
+        engine.tick(lag_s, self._accept_queue())
         if self.certificates is not None:
             self.certificates.check()
+
+    def _accept_queue(self) -> int:
+        """Connections that the kernel holds for this worker."""
+        return sum(listener.queued() or 0 for listener in self.listeners)
 
     async def _drain(
         self, loop: asyncio.AbstractEventLoop, engine: Engine, entrance: Entrance

@@ -21,7 +21,7 @@ FLOORS = {
     "app": APPLICATION, "binding": APPLICATION, "blocking": APPLICATION,
     "decompress": APPLICATION, "forms": APPLICATION, "health": APPLICATION,
     "middleware": APPLICATION, "routing": APPLICATION,
-    "board": PROCESS, "canary": PROCESS, "machine": PROCESS, "recorder": PROCESS,
+    "place": PROCESS, "canary": PROCESS, "machine": PROCESS, "recorder": PROCESS,
     "recycling": PROCESS, "reloading": PROCESS, "status": PROCESS,
     "beats": PROCESS, "control": PROCESS, "cpus": PROCESS, "deaths": PROCESS, "orders": PROCESS,
     "readings": PROCESS, "shm": PROCESS,
