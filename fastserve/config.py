@@ -108,7 +108,7 @@ def byte_count(value: str) -> int:
     """What a command line or file says of a size: 536870912, 512M, 2GiB; else ValueError."""
     match = _SIZE.fullmatch(value)
     if match is None:
-        raise ValueError(value)
+        raise ValueError(f"{value!r} is no size")
     return int(match[1]) << _SHIFTS[match[2].upper()]
 
 
