@@ -667,7 +667,7 @@ class Supervisor:
             elif child.stalled and age_s <= soft:
                 child.stalled = False
                 logger.warning("worker %d of slot %d: its loop turns again", child.pid, slot.index)
-            if hard and age_s > hard and child.kill_at_s is None:
+            if hard and age_s > hard and child.kill_at_s is None and not child.told:
                 child.because = f"its loop had not turned for {age_s:.0f} s"
                 child.told = True
                 logger.error(
