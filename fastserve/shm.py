@@ -163,6 +163,11 @@ class SharedBoard:
         """What all have counted. Raises BoardError."""
         return read_board(self.fd)
 
+    def worker(self, block: int) -> WorkerReading:
+        """What the worker of one block has counted so far; it may have ended, unless retired."""
+        head = _header(self.fd, block)
+        return _worker(block, head, _rows(self.fd, block, head))
+
     def requests(self, block: int) -> list[RequestRecord]:
         """The last requests of a worker, the oldest first; it may have ended, unless retired."""
         return read_requests(self.fd, block)
@@ -177,6 +182,10 @@ class SharedBoard:
     def close(self) -> None:
         """Let go of it; who has mapped it keeps what they have."""
         os.close(self.fd)
+
+    def number(self, block: int, word: int) -> int:
+        """One word of a worker's header, by its AT_...: cheap enough for every turn."""
+        return int(_WORD.unpack(_read(self.fd, block * BLOCK_BYTES + 8 * word, _WORD.size))[0])
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[None]:

@@ -76,6 +76,16 @@ cdef class Exchange(Outgoing):
         connection.proceed()
         return connection.engine.admit()
 
+    cdef str purpose(self):
+        cdef Request request = self.request
+        cdef str age = ""
+        if request is None:
+            return ""
+        if self.call.seen.begun_ns:
+            age = f", for {(now_ns() - self.call.seen.begun_ns) / 1e9:.3f} s"
+        return (f"{request.method} {request.path}, route {request.plan.template.decode()}, "
+                f"id {request.id}{age}")
+
     cdef int task_holds(self, bint holds) except -1:
         if self.connection.engine.observer is not None:
             self.connection.engine.observer.hold(self.call.seen.number if holds else 0)
