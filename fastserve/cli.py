@@ -14,7 +14,7 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import click
@@ -232,10 +232,14 @@ def config(everything: bool, config_file: str | None, **settings: Any) -> None:
 @click.option("--timeout-s", type=float, default=300.0, show_default=True,
               help="How long to wait for it.")
 @click.option("--now", is_flag=True, help="With stop: drop what is under way.")
+@click.option("--canary", type=click.IntRange(0), metavar="N",
+              help="With reload: try the new code on so many workers first; 0 is none. [as set]")
+@click.option("--canary-s", type=click.FloatRange(0.1, 86400), metavar="S",
+              help="For how long. [as set]")
 @click.argument("command", type=click.Choice(["status", "reload", "scale", "drain", "stop"]))
 @click.argument("workers", type=int, required=False)
-def ctl(*, control: str, as_json: bool, timeout_s: float, now: bool, command: str,
-        workers: int | None) -> None:
+def ctl(*, control: str, as_json: bool, timeout_s: float, now: bool, canary: int | None,
+        canary_s: float | None, command: str, workers: int | None) -> None:
     """Ask a server with workers: status, reload, scale N, drain, stop.
 
     It answers once the thing is done: 0, or has failed: 1.
@@ -246,8 +250,12 @@ def ctl(*, control: str, as_json: bool, timeout_s: float, now: bool, command: st
         raise click.UsageError("scale takes a number of workers, and nothing else does")
     if now and command != "stop":
         raise click.UsageError("--now is for stop")
+    if (canary, canary_s) != (None, None) and command != "reload":
+        raise click.UsageError("--canary and --canary-s are for reload")
+    order = {"command": command, "workers": workers, "at_once": now, "canary": canary,
+             "canary_s": canary_s}
     try:
-        answer = ask(control, {"command": command, "workers": workers, "at_once": now}, timeout_s)
+        answer = ask(control, order, timeout_s)
     except ConfigError as error:
         _fail(str(error))
     if as_json:
@@ -255,24 +263,13 @@ def ctl(*, control: str, as_json: bool, timeout_s: float, now: bool, command: st
     elif not answer["ok"]:
         _fail(answer["error"])
     elif command == "status":
-        click.echo("\n".join(_status_lines(answer)))
+        from fastserve.status import lines
+
+        click.echo("\n".join(lines(answer)))
+    elif answer.get("canary"):
+        click.echo(answer["canary"])
     if not answer["ok"]:
         sys.exit(1)
-
-
-def _status_lines(answer: dict[str, Any]) -> Iterator[str]:
-    yield (f"supervisor {answer['pid']}: {answer['state']} for {answer['uptime_s']:.0f} s, "
-           f"{answer['workers']} workers, {', '.join(answer['listening'])}")
-    for slot in answer["slots"]:
-        line = f"slot {slot['slot']}: {slot['state']}"
-        if "pid" in slot:
-            line += f", worker {slot['pid']} for {slot['age_s']:.0f} s"
-        for name, words in (("successor", "successor"), ("covered_by", "covered by")):
-            if name in slot:
-                line += f", {words} {slot[name]}"
-        yield line + (f", {slot['deaths']} deaths" if slot["deaths"] else "")
-    if answer["leaving"]:
-        yield f"leaving: {', '.join(map(str, answer['leaving']))}"
 
 
 @main.command(cls=GroupedCommand)

@@ -115,13 +115,15 @@ class SharedBoard:
     """The memory of one server, as the one process has it that hands blocks out.
 
     blocks:  how many workers there may be at once, from 1 to 2047
-    Raises OSError when there is no such memory to have.
+    `reading_fd` is for those who only read: nothing can be written by it, where the system can
+    do that. Raises OSError when there is no such memory to have.
     """
 
     def __init__(self, blocks: int) -> None:
         if not 1 <= blocks <= MOST_BLOCKS:
             raise ValueError(f"{blocks} blocks cannot be: from 1 to {MOST_BLOCKS}")
         self.fd = _nameless_file()
+        self.reading_fd = _read_only(self.fd)
         self._free = list(range(1, blocks + 1))
         self._reached = 0       # blocks in the file; it grows as they are asked for
         self._sequence = 0
@@ -173,16 +175,14 @@ class SharedBoard:
         """The last requests of a worker, the oldest first; it may have ended, unless retired."""
         return read_requests(self.fd, block)
 
-    def open_for_reading(self) -> int:
-        """Another descriptor, by which nothing can be written where the system can do that."""
-        try:
-            return os.open(f"/proc/self/fd/{self.fd}", os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            return os.dup(self.fd)
-
     def close(self) -> None:
         """Let go of it; who has mapped it keeps what they have."""
         os.close(self.fd)
+        os.close(self.reading_fd)
+
+    def number(self, block: int, word: int) -> int:
+        """One word of a worker's header, by its AT_...: cheap enough for every turn."""
+        return int(_WORD.unpack(_read(self.fd, block * BLOCK_BYTES + 8 * word, _WORD.size))[0])
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[None]:
@@ -378,6 +378,13 @@ def _nameless_file() -> int:
     fd, path = tempfile.mkstemp(prefix="fastserve-")
     os.unlink(path)
     return fd
+
+
+def _read_only(fd: int) -> int:
+    try:
+        return os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return os.dup(fd)
 
 
 def _read(fd: int, start: int, size: int) -> bytes:

@@ -21,6 +21,8 @@ FLOORS = {
     "app": APPLICATION, "binding": APPLICATION, "blocking": APPLICATION,
     "decompress": APPLICATION, "forms": APPLICATION, "health": APPLICATION,
     "middleware": APPLICATION, "routing": APPLICATION,
+    "place": PROCESS, "canary": PROCESS, "machine": PROCESS, "recorder": PROCESS,
+    "recycling": PROCESS, "reloading": PROCESS, "status": PROCESS,
     "beats": PROCESS, "control": PROCESS, "cpus": PROCESS, "deaths": PROCESS, "orders": PROCESS,
     "metrics": PROCESS, "processes": PROCESS, "readings": PROCESS, "shm": PROCESS,
     "slots": PROCESS, "sources": PROCESS, "stacks": PROCESS, "steering": PROCESS,
