@@ -86,8 +86,8 @@ def _escaped(char: str) -> str:
 
 def shown_s(seconds: float | None) -> str:
     """A duration in few characters: 850us, 3.4ms, 12s; "-" where there is none."""
-    if seconds is None:
-        return "-"
+    if not seconds:
+        return "-" if seconds is None else "0"
     for below_s, factor, unit in ((1e-3, 1e6, "us"), (1.0, 1e3, "ms")):
         if seconds < below_s:
             return _three_digits(seconds * factor) + unit
