@@ -1,4 +1,4 @@
-"""The command line: run, peers, report, callgrind, upload."""
+"""The command line: run, peers, report, callgrind, static, upload, observing."""
 
 import argparse
 import sys
@@ -78,6 +78,10 @@ def _parser() -> argparse.ArgumentParser:
     add_static_arguments(static)
     uploads = commands.add_parser("upload", help="bytes per second, beside a bare protocol")
     upload_arguments(uploads)
+    observing = commands.add_parser("observing", help="what counters and access logs cost")
+    observing.add_argument("--case", choices=list(CASES), default="plaintext")
+    observing.add_argument("--rounds", type=int, default=41)
+    observing.add_argument("--output", type=Path, help="write the costs as JSON")
     return parser
 
 
@@ -153,10 +157,16 @@ def _upload(options: argparse.Namespace) -> int:
     return upload(options)
 
 
+def _observing(options: argparse.Namespace) -> int:
+    from benchmarks.observing import measure
+
+    return measure(options)
+
+
 def main() -> int:
     options = _parser().parse_args()
     actions = {"run": _run, "peers": _peers, "report": _report, "callgrind": _callgrind,
-               "static": _static, "upload": _upload}
+               "static": _static, "upload": _upload, "observing": _observing}
     return actions[options.action](options)
 
 
