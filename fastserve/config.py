@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import importlib.util
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -138,6 +139,12 @@ def control_path(name: str, value: Any) -> None:
         raise _fail(name, value, "must be a path: anybody may use an abstract socket")
 
 
+def page_path(name: str, value: Any) -> None:
+    """A path that the server answers itself."""
+    if not isinstance(value, str) or not re.fullmatch(r"/[A-Za-z0-9._~/-]*[A-Za-z0-9._~-]", value):
+        raise _fail(name, value, 'must be a path of plain characters, like "/metrics"')
+
+
 def texts(name: str, value: Any) -> None:
     """A tuple of texts."""
     if not isinstance(value, tuple):
@@ -252,6 +259,9 @@ class Config:
         40, SERVER, whole(1, 10_000), "Threads for handlers marked @blocking.")
     decompress_requests: bool = _setting(
         False, SERVER, yes_or_no, "Decode request bodies sent with gzip, deflate, br or zstd.")
+    metrics: str | None = _setting(
+        None, SERVER, page_path, "Answer here with what the server counts, for Prometheus: "
+        "/metrics unless given another PATH.", type=str, metavar="[PATH]", alone="/metrics")
     log_level: str = _choice("info", SERVER, LOG_LEVELS, "What to log.")
 
     ssl_certfile: str | None = _setting(
@@ -369,6 +379,10 @@ class Config:
             )
         self._check_tls()
         self._check_proxies()
+        if self.metrics is not None and importlib.util.find_spec("prometheus_client") is None:
+            raise ConfigError(
+                f"metrics={self.metrics!r} needs prometheus_client: "
+                'pip install "fastserve[metrics]"')
         if self.uds is not None and self.uds[0] in "@\0" and (
                 self.uds_owner is not None or self.uds_mode != 0o666):
             raise ConfigError(

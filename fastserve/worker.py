@@ -33,6 +33,7 @@ from fastserve.listeners import Listener, open_listeners
 from fastserve.orders import Orders
 from fastserve.place import Place
 from fastserve.proxy import ForwardedFields
+from fastserve.shm import SharedBoard, read_board
 from fastserve.supervisor import supervise
 from fastserve.target import user_traceback
 from fastserve.tls import Certificates
@@ -40,6 +41,7 @@ from fastserve.tls import Certificates
 if TYPE_CHECKING:
     from fastserve._speedups.engine import Engine
     from fastserve.app import App
+    from fastserve.health import Page
 
 OK, FAILED, STARTUP_FAILED = 0, 1, 3
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -79,13 +81,13 @@ def serve_slot(
     try:
         app = load()
         certificates = Certificates.from_config(config)
+        board = Scoreboard(place.fd, place.block, slot=place.slot)
+        link = Link(orders, place.beat, place.slot, board, place.fd)
+        status = Worker(app, config, listeners, certificates, link).run()
     except FastserveError as error:
         shown = getattr(error, "traceback", None)
         logger.error("%s%s", f"{shown}\n" if shown else "", error)
         return STARTUP_FAILED
-    board = Scoreboard(place.fd, place.block, slot=place.slot)
-    link = Link(orders, place.beat, place.slot, board)
-    status = Worker(app, config, listeners, certificates, link).run()
     leave_threads_behind(app, status)
     return status
 
@@ -98,12 +100,14 @@ class Link:
     beat:    to be called whenever the loop turns
     slot:    its place
     board:   where it counts
+    fd:      of the memory where all count
     """
 
     orders: Orders
     beat: Callable[[], None]
     slot: int
     board: Scoreboard
+    fd: int
 
 
 def run_from_script(app: App, settings: dict[str, Any]) -> None:
@@ -153,6 +157,7 @@ class Worker:
         self.hurry = asyncio.Event()        # the second
         self.task: asyncio.Task[int] | None = None
         self.next_tick: asyncio.TimerHandle | None = None
+        self.closing = contextlib.ExitStack()   # what only this run uses
 
     def run(self) -> int:
         loop = new_loop(self.config.loop)
@@ -194,20 +199,43 @@ class Worker:
         finally:
             engine.close()
             self.app.blocking_pool.close()
+            self.closing.close()
         logger.info("stopped")
         return status
 
     def _engine(self, loop: asyncio.AbstractEventLoop) -> Engine:
         self.app.blocking_pool.threads = self.config.blocking_threads
+        board, fd = self._counting()
         return self.app.build_engine(
             loop,
             health_paths=self.config.health_paths,
             forwarded=ForwardedFields.from_config(self.config),
             max_connections=connections_allowed(
                 self.config.max_connections, told=self.link is not None),
-            board=None if self.link is None else self.link.board,
+            board=board,
+            pages=self._pages(fd),
             **self.config.engine_limits(),
         )
+
+    def _counting(self) -> tuple[Scoreboard | None, int]:
+        """Where to count, if anybody may ask, and the memory where all do."""
+        if self.link is not None:
+            return self.link.board, self.link.fd
+        if self.config.metrics is None:
+            return None, -1
+        shared = SharedBoard(1)
+        self.closing.callback(shared.close)
+        return Scoreboard(shared.fd, shared.take()), shared.fd
+
+    def _pages(self, fd: int) -> list[Page]:
+        """What the server answers itself, besides its health."""
+        if self.config.metrics is None:
+            return []
+        from fastserve.metrics import Metrics
+
+        metrics = Metrics(self.config.metrics, lambda: read_board(fd))
+        self.closing.callback(metrics.close)
+        return [metrics]
 
     async def _start_up(self, stack: contextlib.AsyncExitStack) -> None:
         try:

@@ -24,13 +24,14 @@ FLOORS = {
     "place": PROCESS, "canary": PROCESS, "machine": PROCESS, "recorder": PROCESS,
     "recycling": PROCESS, "reloading": PROCESS, "status": PROCESS,
     "beats": PROCESS, "control": PROCESS, "cpus": PROCESS, "deaths": PROCESS, "orders": PROCESS,
-    "readings": PROCESS, "shm": PROCESS,
+    "metrics": PROCESS, "processes": PROCESS, "readings": PROCESS, "shm": PROCESS,
     "slots": PROCESS, "sources": PROCESS, "stacks": PROCESS, "steering": PROCESS,
     "supervisor": PROCESS,
     "descriptors": PROCESS, "entrance": PROCESS, "listeners": PROCESS, "log": PROCESS,
     "proxy": PROCESS, "proxy_protocol": PROCESS, "target": PROCESS, "tls": PROCESS,
     "worker": PROCESS,
     "__init__": DOORS, "__main__": DOORS, "cli": DOORS, "testing": DOORS,
+    "tail": DOORS, "top": DOORS, "watching": DOORS,
 }
 # On the ground, too.
 GROUND_ORDER = ["errors", "networks", "presets", "config"]
