@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fastserve import log, stacks
+from fastserve.access_log import AccessLog
 from fastserve.config import Config
 from fastserve.descriptors import connections_allowed
 from fastserve.entrance import Entrance
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 OK, FAILED, STARTUP_FAILED = 0, 1, 3
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 TICK_S = 0.25           # how often deadlines are looked at
+LAST_LINES_S = 2.0      # for the access log, at the end
 DRAIN_POLL_S = 0.01     # how often the end asks whether all have left
 
 logger = logging.getLogger("fastserve")
@@ -56,7 +58,7 @@ def run(app: App, config: Config) -> int:
     if config.workers is not None:
         return supervise(
             lambda *parts: serve_slot(lambda: app, config, *parts), config, reloads=False)
-    log.configure(config.log_level)
+    log.configure(config.log_level, config.log_format, config.log_file)
     certificates = Certificates.from_config(config)
     listeners = open_listeners(config)
     try:
@@ -76,12 +78,14 @@ def serve_slot(
     """Serve in a worker process of a supervisor; the exit status."""
     try:
         app = load()
+        log.configure(config.log_level, config.log_format, config.log_file)
         certificates = Certificates.from_config(config)
+        worker = Worker(app, config, listeners, certificates, Link(orders, beat))
     except FastserveError as error:
         shown = getattr(error, "traceback", None)
         logger.error("%s%s", f"{shown}\n" if shown else "", error)
         return STARTUP_FAILED
-    status = Worker(app, config, listeners, certificates, Link(orders, beat)).run()
+    status = worker.run()
     leave_threads_behind(app, status)
     return status
 
@@ -136,6 +140,7 @@ class Worker:
         self.listeners = listeners
         self.certificates = certificates
         self.link = link
+        self.access_log = AccessLog.from_config(config)
         self.adopted: dict[int, list[socket.socket]] = {}   # slot -> its listeners
         self.drain_delay_s = config.drain_delay_s
         self.signals = 0
@@ -168,6 +173,12 @@ class Worker:
         if self.certificates is not None:
             self.certificates.reload()
 
+    def reopen_logs(self) -> None:
+        """Write to the files that have the paths of the logs now."""
+        if self.access_log is not None:
+            self.access_log.reopen()
+        logger.info("reopened the logs")
+
     async def _serve(self, loop: asyncio.AbstractEventLoop) -> int:
         engine = self._engine(loop)
         entrance = Entrance(loop, engine, self.config, self.certificates)
@@ -184,6 +195,8 @@ class Worker:
                 status = await self._shut_down(stack)
         finally:
             engine.close()
+            if self.access_log is not None:
+                self.access_log.close(LAST_LINES_S)
             self.app.blocking_pool.close()
         logger.info("stopped")
         return status
@@ -195,6 +208,7 @@ class Worker:
             health_paths=self.config.health_paths,
             forwarded=ForwardedFields.from_config(self.config),
             max_connections=connections_allowed(self.config.max_connections),
+            journal=None if self.access_log is None else self.access_log.journal,
             **self.config.engine_limits(),
         )
 
@@ -252,6 +266,8 @@ class Worker:
                 self._stop(at_once=message["at_once"])
             elif order == "drain":
                 engine.draining = True
+            elif order == "reopen":
+                self.reopen_logs()
             elif order == "adopt" and not self.stopping.is_set():
                 self.adopted[message["slot"]] = sockets
                 for sock in sockets:
@@ -305,6 +321,9 @@ class Worker:
         before = {number: signal.getsignal(number) for number in numbers}
         for number in numbers:
             loop.add_signal_handler(number, self._signal, loop, number)
+        if self.link is None:
+            before[signal.SIGUSR1] = signal.getsignal(signal.SIGUSR1)
+            loop.add_signal_handler(signal.SIGUSR1, self.reopen_logs)
         try:
             yield
         finally:

@@ -21,7 +21,7 @@ FLOORS = {
     "app": APPLICATION, "binding": APPLICATION, "blocking": APPLICATION,
     "decompress": APPLICATION, "forms": APPLICATION, "health": APPLICATION,
     "middleware": APPLICATION, "routing": APPLICATION,
-    "beats": PROCESS, "control": PROCESS, "cpus": PROCESS, "deaths": PROCESS, "orders": PROCESS,
+    "access_log": PROCESS, "beats": PROCESS, "control": PROCESS, "cpus": PROCESS, "deaths": PROCESS, "orders": PROCESS,
     "readings": PROCESS, "shm": PROCESS,
     "slots": PROCESS, "sources": PROCESS, "stacks": PROCESS, "steering": PROCESS,
     "supervisor": PROCESS,
