@@ -81,7 +81,7 @@ class LogWriter:
         self._send(data)
 
     def reopen(self) -> None:
-        """Write what comes from now on to the file that has the path then; keep this one if none."""
+        """Write what comes from now on to the file that has the path by then."""
         if self.target not in (STDOUT, STDERR):
             self._send("reopen")
 

@@ -100,7 +100,7 @@ def configure(level: str, log_format: str = "text", log_file: str | None = None)
 
 
 def _open(path: str) -> logging.StreamHandler[Any]:
-    from logging.handlers import WatchedFileHandler    # brings pickle and more
+    from logging.handlers import WatchedFileHandler  # brings pickle and more
 
     try:
         return WatchedFileHandler(path, encoding="utf-8", errors="backslashreplace")
