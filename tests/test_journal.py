@@ -5,6 +5,7 @@ import datetime
 import json
 import re
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -498,3 +499,18 @@ def test_the_engine_s_tick_flushes(bench):
     bench.engine.tick()
 
     assert len(bench.written.pieces) == 1
+
+
+# On its page.
+
+
+def test_the_lines_on_the_page_are_what_is_written():
+    """docs/logging.md shows one request in each format."""
+    page = (Path(__file__).parent.parent / "docs" / "logging.md").read_text()
+    moment = datetime.datetime(2026, 11, 21, 19, 6, 27, 123456, datetime.timezone.utc)
+    ended_ns = int(moment.timestamp()) * 10**9 + 123_456_000
+    for format in FORMATS:
+        shown = re.search(rf"^```{format}\n(.*\n)```$", page, re.MULTILINE)[1]
+        assert shown == one_line(
+            format, headers=("user-agent",), client=b"192.0.2.7", id=b"5f0c2a91d3e7-1a",
+            body_bytes=17, plan=PLAN, ended_ns=ended_ns)
