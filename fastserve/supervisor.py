@@ -71,7 +71,7 @@ def supervise(work: Work, config: Config, *, reloads: bool = True) -> int:
     reloads:  whether a new worker brings new code; if not, HUP is refused
     Raises ConfigError when a listener cannot be opened.
     """
-    log.configure(config.log_level)
+    log.configure(config.log_level, config.log_format, config.log_file)
     workers = cpus.usable() if config.workers == "auto" else int(config.workers or 1)
     groups = open_groups(config)
     try:
