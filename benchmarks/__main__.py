@@ -1,4 +1,4 @@
-"""The command line: run, peers, report, callgrind, static, upload, observing."""
+"""The command line: run, peers, report, callgrind, static, upload, observing, workers."""
 
 import argparse
 import sys
@@ -78,6 +78,12 @@ def _parser() -> argparse.ArgumentParser:
     add_static_arguments(static)
     uploads = commands.add_parser("upload", help="bytes per second, beside a bare protocol")
     upload_arguments(uploads)
+    from benchmarks.workers import add_arguments as add_workers_arguments
+
+    several = commands.add_parser("workers", help="a supervisor, two workers, metrics, logs")
+    several.add_argument(
+        "--cache", type=Path, default=DEFAULT_CACHE, help="where programs live (%(default)s)")
+    add_workers_arguments(several)
     observing = commands.add_parser("observing", help="what counters and access logs cost")
     observing.add_argument("--case", choices=list(CASES), default="plaintext")
     observing.add_argument("--rounds", type=int, default=41)
@@ -157,6 +163,12 @@ def _upload(options: argparse.Namespace) -> int:
     return upload(options)
 
 
+def _workers(options: argparse.Namespace) -> int:
+    from benchmarks.workers import measure
+
+    return measure(options, options.cache)
+
+
 def _observing(options: argparse.Namespace) -> int:
     from benchmarks.observing import measure
 
@@ -166,7 +178,8 @@ def _observing(options: argparse.Namespace) -> int:
 def main() -> int:
     options = _parser().parse_args()
     actions = {"run": _run, "peers": _peers, "report": _report, "callgrind": _callgrind,
-               "static": _static, "upload": _upload, "observing": _observing}
+               "static": _static, "upload": _upload, "observing": _observing,
+               "workers": _workers}
     return actions[options.action](options)
 
 

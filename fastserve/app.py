@@ -25,8 +25,9 @@ import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from fastserve._speedups.messages import Request, Response, State, as_response
+from fastserve._speedups.messages import Request, State
 from fastserve._speedups.plan import Plan
+from fastserve._speedups.responses import Response, as_response
 from fastserve.binding import bind, converter_overrides
 from fastserve.blocking import BlockingPool
 from fastserve.decompress import Decoder, decoder_for

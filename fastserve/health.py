@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
-from fastserve._speedups.messages import Response
 from fastserve._speedups.plan import Plan
+from fastserve._speedups.responses import Response
 from fastserve.routing import Route, Router
 
 if TYPE_CHECKING:

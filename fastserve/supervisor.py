@@ -71,7 +71,7 @@ def supervise(work: Work, config: Config, *, reloads: bool = True) -> int:
     reloads:  whether a new worker brings new code; if not, HUP is refused
     Raises ConfigError when a listener cannot be opened.
     """
-    log.configure(config.log_level)
+    log.configure(config.log_level, config.log_format, config.log_file)
     workers = cpus.usable() if config.workers == "auto" else int(config.workers or 1)
     groups = open_groups(config)
     try:
@@ -669,7 +669,7 @@ class Supervisor:
             elif child.stalled and age_s <= soft:
                 child.stalled = False
                 logger.warning("worker %d of slot %d: its loop turns again", child.pid, slot.index)
-            if hard and age_s > hard and child.kill_at_s is None:
+            if hard and age_s > hard and child.kill_at_s is None and not child.told:
                 child.because = f"its loop had not turned for {age_s:.0f} s"
                 child.told = True
                 logger.error(
