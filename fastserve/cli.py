@@ -12,6 +12,7 @@ import dataclasses
 import json
 import os
 import platform
+import re
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -21,13 +22,29 @@ import click
 from fastserve.config import Config
 from fastserve.errors import ConfigError, FastserveError, ImportTargetError
 from fastserve.sources import Sourced, gather
+from fastserve.tail import tail
+from fastserve.top import top
 
 IMPORTING = "Importing"
+A_PATH = re.compile(r"/[^:]*(?<!\.py)")     # and not the file of an application
 Command = Callable[..., Any]
 
 
 class GroupedCommand(click.Command):
     """A command whose help lists its options by group, in the order of the settings."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """A flag with a value of its own does not take the word behind it unless that is one."""
+        alone = {
+            option.opts[0]: option.alone for option in self.params
+            if isinstance(option, GroupedOption) and option.alone is not None}
+        words = list(args)
+        for at, word in enumerate(words):
+            if word == "--":
+                break
+            if word in alone and not A_PATH.fullmatch("".join(words[at + 1:at + 2])):
+                words[at] = f"{word}={alone[word]}"
+        return super().parse_args(ctx, words)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         groups: dict[str, list[tuple[str, str]]] = {}
@@ -41,11 +58,14 @@ class GroupedCommand(click.Command):
 
 
 class GroupedOption(click.Option):
-    """An option that knows its group."""
+    """An option that knows its group, and what it means without a value, a path."""
 
-    def __init__(self, *args: Any, group: str, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, group: str, alone: str | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.group = group
+        self.alone = alone
 
 
 def octal(value: str) -> int:
@@ -77,6 +97,7 @@ def _option(setting: dataclasses.Field[Any]) -> GroupedOption:
         help=text,
         metavar=about.get("metavar") or ("ADDR" if several else None),
         group=about["group"],
+        alone=about.get("alone"),
     )
 
 
@@ -129,6 +150,7 @@ fastserve run main:app               the attribute `app` of main.py
 fastserve run app/main.py --port 80  a file; `:app` is the default
 fastserve routes main:app            what it answers
 fastserve ctl --control PATH status  what the workers of a server do
+fastserve top --control PATH         the same live; tail: every request
 fastserve config                     the settings that run would have here
 """  # \b keeps click from filling the lines
 
@@ -139,6 +161,10 @@ fastserve config                     the settings that run would have here
               callback=_show_version, help="Show the versions of what is installed.")
 def main() -> None:
     """Serve Python web applications."""
+
+
+main.add_command(top)
+main.add_command(tail)
 
 
 @main.command(cls=GroupedCommand)

@@ -34,7 +34,7 @@ from fastserve._speedups.scoreboard import AT_REQUESTS
 from fastserve.beats import Beats
 from fastserve.canary import Trial
 from fastserve.config import Config
-from fastserve.control import Answer, Control, Outcome, refused
+from fastserve.control import DESCRIPTOR, Answer, Control, Outcome, refused
 from fastserve.deaths import OomKills, explain, kind_of
 from fastserve.listeners import Group, Listener, open_groups
 from fastserve.orders import Orders
@@ -71,7 +71,7 @@ def supervise(work: Work, config: Config, *, reloads: bool = True) -> int:
     reloads:  whether a new worker brings new code; if not, HUP is refused
     Raises ConfigError when a listener cannot be opened.
     """
-    log.configure(config.log_level)
+    log.configure(config.log_level, config.log_format, config.log_file)
     workers = cpus.usable() if config.workers == "auto" else int(config.workers or 1)
     groups = open_groups(config)
     try:
@@ -266,6 +266,8 @@ class Supervisor:
         command = request.get("command")
         if command == "status":
             return lambda: status_of(self)
+        if command == "board":
+            return lambda: {"ok": True, DESCRIPTOR: self.board.reading_fd}
         if command == "reload":
             return self.perform_reload(request.get("canary"), request.get("canary_s"))
         if command == "scale":

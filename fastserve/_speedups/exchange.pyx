@@ -8,8 +8,9 @@ from libc.stdint cimport int64_t
 
 from fastserve._speedups.buffer cimport Buffer
 from fastserve._speedups.deadlines cimport NEVER, ticks
-from fastserve._speedups.messages cimport (
-    ConditionalResponse, PartsResponse, Request, Response, StreamingResponse, to_response)
+from fastserve._speedups.messages cimport Request
+from fastserve._speedups.responses cimport (
+    ConditionalResponse, PartsResponse, Response, StreamingResponse, to_response)
 from fastserve._speedups.outgoing cimport (
     FRAMED_BY_CHUNKS, FRAMED_BY_CLOSE, FRAMED_BY_LENGTH, Outgoing, send_parts, send_pieces)
 from fastserve._speedups.head cimport METHOD_GET, METHOD_HEAD
