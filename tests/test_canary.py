@@ -22,6 +22,7 @@ from fastserve.control import ask as ask_control
 from fastserve.errors import ConfigError
 from fastserve.readings import BUCKETS, LIMITS_S, Series
 from fastserve.reloading import order_of
+from fastserve.status import lines
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="slots are Linux's")
 
@@ -180,14 +181,14 @@ def test_good_code_is_tried_and_then_taken_everywhere(start, deploy):
         until(lambda: status(server)["state"] == "canary")
         until(lambda: (status(server).get("canary") or {"left_s": None})["left_s"] is not None)
         trying = status(server)
-        shown = ctl(server, "status").stdout
         asking.join()
     assert load.failed == []
     assert load.statuses == {200}
     assert trying["slots"][0]["parked"] == before[0]
     assert [slot["pid"] for slot in trying["slots"]][1:] == before[1:]
     assert trying["canary"]["slots"] == [0]
-    assert "canary in slots 0" in shown
+    assert f"parked {before[0]}" in "\n".join(lines(trying))
+    assert "canary in slots 0" in "\n".join(lines(trying))
     assert answers[0].returncode == 0, answers[0].stderr
     assert re.search(r"canary: [\d,]+ answers, 0 of them 5xx", answers[0].stdout)
     assert not set(before) & set(workers(server))
