@@ -11,12 +11,13 @@ import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 from server_process import serve_in_process
 from test_supervisor import APP, ENVIRONMENT, Load, ask, children, until
 
-from fastserve.canary import judge
+from fastserve.canary import Trial, judge
 from fastserve.config import Config
 from fastserve.control import ask as ask_control
 from fastserve.errors import ConfigError
@@ -249,7 +250,11 @@ def test_connections_of_the_predecessor_are_served_while_it_stands_by(start, dep
     while len(clients) < 2:
         client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
         client.request("GET", "/")
-        clients[re.search(rb'"pid":(\d+)', client.getresponse().read())[1]] = client
+        pid = re.search(rb'"pid":(\d+)', client.getresponse().read())[1]
+        if pid in clients:
+            client.close()
+        else:
+            clients[pid] = client
     mine = clients[str(before[0]).encode()]
 
     def version():
@@ -323,6 +328,38 @@ def test_who_was_told_to_end_is_not_ready_any_more(supervisor):
     assert kill_at_s is not None
     assert child.kill_at_s == kill_at_s
     assert slot.child is None
+
+
+@linux
+def test_nobody_is_recycled_while_the_new_code_is_tried(supervisor, monkeypatch):
+    """It would be with the new code, among those that it is compared with."""
+    started = []
+    monkeypatch.setattr(
+        supervisor, "start", lambda slot, reason: started.append((slot.index, reason)))
+    for slot in supervisor.slots:
+        slot.child.term.lifetime_s = 1e-9
+    assert supervisor.reload() == ""
+    supervisor.reloading.trial.left.clear()
+    supervisor.go_on_recycling()
+    assert started == []
+    supervisor.end_reload()
+    supervisor.go_on_recycling()
+    assert started == [(0, "max_lifetime")]
+
+
+@linux
+def test_a_sibling_that_was_replaced_is_compared_no_more(supervisor, monkeypatch):
+    """What took its place has the new code, and perhaps its block of the board."""
+    answered = {supervisor.slots[1].child.block: series(10)}
+    monkeypatch.setattr(supervisor.board, "worker", lambda block: SimpleNamespace(
+        total=lambda: answered.get(block, series())))
+    trial = Trial(supervisor.slots[:1], 5.0, supervisor.slots[1:], supervisor.board)
+    sibling = supervisor.slots[1].child
+    answered[sibling.block] = series(30)
+    assert trial.counts()[1].count == 20
+    answered[sibling.block] = series(3)
+    supervisor.slots[1].child = None
+    assert trial.counts()[1].count == 0
 
 
 @linux
