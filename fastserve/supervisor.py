@@ -381,9 +381,7 @@ class Supervisor:
     def park(self, slot: Slot, child: Child) -> None:
         """A predecessor stands by: it accepts nothing, and answers who it has."""
         slot.parked = child
-        for other in self.slots:
-            if other.cover is child:
-                self.uncover(other)
+        self.stop_covering(child)
         child.orders.send({"order": "park"})
 
     def restore(self, slot: Slot) -> None:
@@ -435,6 +433,12 @@ class Supervisor:
         if slot.cover is not None:
             slot.cover.orders.send({"order": "release", "slot": slot.index})
             slot.cover = None
+
+    def stop_covering(self, child: Child) -> None:
+        """It accepts no more: another neighbour is to."""
+        for slot in self.slots:
+            if slot.cover is child:
+                self.uncover(slot)
 
     def steer(self) -> None:
         """New connections go to the slots that serve."""
@@ -563,6 +567,7 @@ class Supervisor:
     def retire_child(self, child: Child) -> None:
         """Others serve in its place: it need not go on accepting."""
         self.leaving.add(child)
+        self.stop_covering(child)
         self.dismiss(child, time.monotonic() + self.config.graceful_timeout_s + KILL_AFTER_S)
 
     def dismiss(
