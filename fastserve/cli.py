@@ -206,11 +206,12 @@ def config(everything: bool, config_file: str | None, **settings: Any) -> None:
 @click.option("--timeout-s", type=float, default=300.0, show_default=True,
               help="How long to wait for it.")
 @click.option("--now", is_flag=True, help="With stop: drop what is under way.")
-@click.argument("command", type=click.Choice(["status", "reload", "scale", "drain", "stop"]))
+@click.argument("command", type=click.Choice(
+    ["status", "reload", "upgrade", "scale", "drain", "stop"]))
 @click.argument("workers", type=int, required=False)
 def ctl(*, control: str, as_json: bool, timeout_s: float, now: bool, command: str,
         workers: int | None) -> None:
-    """Ask a server with workers: status, reload, scale N, drain, stop.
+    """Ask a server with workers: status, reload, upgrade, scale N, drain, stop.
 
     It answers once the thing is done: 0, or has failed: 1.
     """

@@ -203,6 +203,10 @@ class Config:
     control: str | None = _setting(
         None, WORKERS, control_path, "Unix socket for `fastserve ctl`, for its owner alone.",
         type=str, metavar="PATH")
+    user: str | None = _setting(
+        None, WORKERS, text, "Whom the workers become; the supervisor stays root.", type=str)
+    group: str | None = _setting(
+        None, WORKERS, text, "Their group, where it is not the user's own.", type=str)
     drain_delay_s: float = _setting(
         0.0, WORKERS, seconds(0, 3600), "How long it goes on accepting when told to stop.")
 
@@ -213,6 +217,9 @@ class Config:
         40, SERVER, whole(1, 10_000), "Threads for handlers marked @blocking.")
     decompress_requests: bool = _setting(
         False, SERVER, yes_or_no, "Decode request bodies sent with gzip, deflate, br or zstd.")
+    pid_file: str | None = _setting(
+        None, SERVER, text, "Write the number of the process for signals here.", type=str,
+        metavar="PATH")
     log_level: str = _choice("info", SERVER, LOG_LEVELS, "What to log.")
 
     ssl_certfile: str | None = _setting(
@@ -326,6 +333,7 @@ class Config:
             which = "preload" if self.preload else "control"
             raise ConfigError(
                 f"{which}={getattr(self, which)!r} is for a server with workers: give workers too")
+        self._check_user()
         if len(ways) > 1:
             raise ConfigError(
                 f"{' and '.join(ways)} contradict each other: "
@@ -349,6 +357,20 @@ class Config:
                 f"max_field_bytes={self.max_field_bytes} is more than "
                 f"max_head_bytes={self.max_head_bytes}, which holds it: raise max_head_bytes too"
             )
+
+    def _check_user(self) -> None:
+        if self.group is not None and self.user is None:
+            raise ConfigError(f"group={self.group!r} without user would stay root: give user too")
+        if self.user is None:
+            return
+        if self.workers is None:
+            raise ConfigError(
+                f"user={self.user!r} is for a server with workers, whose supervisor stays what it "
+                "is: give workers too, 1 will do")
+        if self.preload:
+            raise ConfigError(
+                f"user={self.user!r} contradicts preload=True, which runs the application's "
+                "imports as root: leave one of them out")
 
     def _check_tls(self) -> None:
         if self.ssl_certfile is None:

@@ -7,7 +7,9 @@ the application has set up logging itself. The names: "fastserve" for what the s
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import re
 import sys
 
@@ -42,3 +44,24 @@ def configure(level: str) -> None:
     handler.setFormatter(PrintableFormatter(FORMAT))
     logger.addHandler(handler)
     logger.propagate = False
+
+
+def reopen() -> None:
+    """Open the files of all handlers anew that were moved, as who rotates logs does."""
+    loggers = [logging.getLogger(), *logging.Logger.manager.loggerDict.values()]
+    for handler in {
+        handler for logger in loggers if isinstance(logger, logging.Logger)
+        for handler in logger.handlers
+    }:
+        if isinstance(handler, logging.FileHandler) and handler.stream is not None:
+            with handler.lock or contextlib.nullcontext():
+                if not _is_at(handler.stream.fileno(), handler.baseFilename):
+                    handler.stream.close()
+                    handler.stream = handler._open()
+
+
+def _is_at(number: int, path: str) -> bool:
+    try:
+        return os.path.samestat(os.fstat(number), os.stat(path))
+    except FileNotFoundError:
+        return False

@@ -4,13 +4,15 @@ The order is the contract. Listeners are bound first (a port in use is known bef
 application starts); the lifespan starts before the first accept; a signal stops the
 accepting, lets what is in flight finish within `graceful_timeout_s`, shuts the lifespan
 down once, and the status is 0. A second signal drops what is left. A start-up that fails
-is status 3, a shutdown that fails is status 1.
+is status 3, a shutdown that fails is status 1. HUP reads the certificates anew, where there is
+no supervisor to do more; USR1 opens the log files anew.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import logging
 import os
@@ -21,23 +23,32 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fastserve import log, stacks
 from fastserve.config import Config
+from fastserve.deployment import Deployment
 from fastserve.descriptors import connections_allowed
 from fastserve.entrance import Entrance
 from fastserve.errors import ConfigError, FastserveError, StartupError
-from fastserve.listeners import Listener, open_listeners
+from fastserve.listeners import Listener
 from fastserve.orders import Orders
 from fastserve.proxy import ForwardedFields
 from fastserve.supervisor import supervise
+from fastserve.systemd import Notifier
 from fastserve.target import user_traceback
 from fastserve.tls import Certificates
 
 if TYPE_CHECKING:
     from fastserve._speedups.engine import Engine
     from fastserve.app import App
+
+
+class Reopens(Protocol):
+    """What writes a log of its own, as far as a signal is concerned."""
+
+    def reopen(self) -> None:
+        """Open its file anew."""
 
 OK, FAILED, STARTUP_FAILED = 0, 1, 3
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -58,12 +69,15 @@ def run(app: App, config: Config) -> int:
             lambda *parts: serve_slot(lambda: app, config, *parts), config, reloads=False)
     log.configure(config.log_level)
     certificates = Certificates.from_config(config)
-    listeners = open_listeners(config)
+    deployment = Deployment(config, os.environ)
     try:
-        return Worker(app, config, listeners, certificates).run()
+        listeners = [group.of(0) for group in deployment.open()]
+        deployment.settle()
+        deployment.take_over()
+        return Worker(
+            app, config, listeners, certificates, notifier=deployment.notifier).run()
     finally:
-        for listener in listeners:
-            listener.close()
+        deployment.close()
 
 
 def serve_slot(
@@ -130,12 +144,16 @@ class Worker:
         listeners: list[Listener],
         certificates: Certificates | None = None,
         link: Link | None = None,
+        *,
+        notifier: Notifier | None = None,
     ) -> None:
         self.app = app
         self.config = config
         self.listeners = listeners
         self.certificates = certificates
         self.link = link
+        self.notifier = notifier or Notifier()
+        self.journal_writer: Reopens | None = None
         self.adopted: dict[int, list[socket.socket]] = {}   # slot -> its listeners
         self.drain_delay_s = config.drain_delay_s
         self.signals = 0
@@ -167,6 +185,12 @@ class Worker:
         """Use what the certificate files hold now for new connections, if it loads."""
         if self.certificates is not None:
             self.certificates.reload()
+
+    def reopen_logs(self) -> None:
+        """Open the log files anew: somebody has moved them."""
+        log.reopen()
+        if self.journal_writer is not None:
+            self.journal_writer.reopen()
 
     async def _serve(self, loop: asyncio.AbstractEventLoop) -> int:
         engine = self._engine(loop)
@@ -228,6 +252,7 @@ class Worker:
         if self.certificates is not None:
             where = where.replace("http://", "https://")
         logger.info("listening on %s (pid %d)", where, os.getpid())
+        self.notifier.ready("serving")
 
     @staticmethod
     def _accept_from(sock: socket.socket, engine: Engine, entrance: Entrance) -> None:
@@ -252,6 +277,8 @@ class Worker:
                 self._stop(at_once=message["at_once"])
             elif order == "drain":
                 engine.draining = True
+            elif order == "reopen":
+                self.reopen_logs()
             elif order == "adopt" and not self.stopping.is_set():
                 self.adopted[message["slot"]] = sockets
                 for sock in sockets:
@@ -266,6 +293,7 @@ class Worker:
         self.next_tick = loop.call_later(TICK_S - time.time() % TICK_S, self._tick, loop, engine)
         if self.link is not None:
             self.link.beat()
+        self.notifier.alive()
         engine.tick()
         if self.certificates is not None:
             self.certificates.check()
@@ -274,6 +302,7 @@ class Worker:
         self, loop: asyncio.AbstractEventLoop, engine: Engine, entrance: Entrance
     ) -> None:
         engine.draining = True
+        self.notifier.stopping(self.drain_delay_s + self.config.graceful_timeout_s)
         if self.drain_delay_s:
             logger.info("still accepting for %g s", self.drain_delay_s)
             with contextlib.suppress(asyncio.TimeoutError):
@@ -297,20 +326,32 @@ class Worker:
 
     @contextlib.contextmanager
     def _signals(self, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-        """SIGINT and SIGTERM stop us; outside of the main thread they cannot reach us."""
+        """What each signal does; outside of the main thread they cannot reach us."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        numbers = SIGNALS if self.link is None else (signal.SIGTERM,)
-        before = {number: signal.getsignal(number) for number in numbers}
-        for number in numbers:
-            loop.add_signal_handler(number, self._signal, loop, number)
+        actions: dict[int, Callable[[], None]] = {
+            number: functools.partial(self._signal, loop, number)
+            for number in (SIGNALS if self.link is None else (signal.SIGTERM,))}
+        actions[signal.SIGUSR1] = self.reopen_logs
+        if self.link is None:
+            actions[signal.SIGHUP] = self._hang_up
+        before = {number: signal.getsignal(number) for number in actions}
+        for number, act in actions.items():
+            loop.add_signal_handler(number, act)
         try:
             yield
         finally:
             for number, handler in before.items():
                 loop.remove_signal_handler(number)
                 signal.signal(number, handler)
+
+    def _hang_up(self) -> None:
+        logger.info("HUP: %s", "reading the certificates anew" if self.certificates is not None
+                    else "there are no certificates to read anew, and new code takes workers")
+        self.notifier.reloading()
+        self.reload_certificates()
+        self.notifier.ready("serving")
 
     def _signal(self, loop: asyncio.AbstractEventLoop, number: int) -> None:
         self.signals += 1
