@@ -133,10 +133,9 @@ class Control:
             client.sock.close()
 
     def close(self) -> None:
-        """Close everything, and remove the file."""
+        """Let the clients go; the group is closed by who knows whose its file is."""
         for number in list(self._clients):
             self._drop(number)
-        self._listener.close()
 
     def _drop(self, number: int) -> None:
         self._clients.pop(number).sock.close()

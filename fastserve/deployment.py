@@ -56,6 +56,15 @@ class Deployment:
             self.notifier.forget(slot, key)
         self.notifier.store(self.groups)
 
+    def close_group(self, group: Group) -> None:
+        """Close it, and remove its file unless that is another's, or kept for the next one."""
+        before = self.before
+        if before is not None and before.hands_on and group.key in before.keys:
+            group.leave_file()
+        if self.notifier.keeps(group.key):
+            group.leave_file()
+        group.close()
+
     def close_in_child(self) -> None:
         """In a forked process: all of it is the parent's."""
         self.notifier.leave()
@@ -65,12 +74,8 @@ class Deployment:
     def close(self) -> None:
         """Close what is open, and remove what is ours."""
         self.heritage.close()
-        before = self.before
         for group in self.groups:
-            if (before is not None and before.hands_on and group.key in before.keys) \
-                    or self.notifier.keeps(group.key):
-                group.leave_file()
-            group.close()
+            self.close_group(group)
         if self.pid_file is not None:
             self.pid_file.remove()
         self.notifier.leave()

@@ -492,7 +492,8 @@ def _activated(heritage: Heritage) -> list[Group]:
     for sock in heritage.activated:
         problem = _unfit(sock)
         if problem is not None:
-            raise ConfigError(f"cannot serve on the socket {sock.fileno()} of LISTEN_FDS: {problem}")
+            raise ConfigError(
+                f"cannot serve on the socket {sock.fileno()} of LISTEN_FDS: {problem}")
         sock.setblocking(False)
         groups.append(Group(heritage.key(ACTIVATED), [Listener(sock, url_of(sock))], None))
     heritage.activated = []

@@ -50,7 +50,7 @@ class PidFile:
             raise ConfigError(f"{self._setting}: cannot be written: {error.strerror}") from None
 
     def remove(self) -> None:
-        """This process ends."""
+        """Leave nothing of ours behind."""
         for path in (self._beside, self.path):
             with contextlib.suppress(FileNotFoundError):
                 found = os.lstat(path)

@@ -138,6 +138,7 @@ class Supervisor:
         """Until all has ended; the exit status."""
         with self._signals(), contextlib.ExitStack() as stack:
             if self.control is not None:
+                stack.callback(self.deployment.close_group, self.control.group)
                 stack.callback(self.control.close)
             where = ", ".join(group.listeners[0].label for group in self.groups)
             logger.info("supervisor %d: %d workers for %s", os.getpid(), self.wanted, where)
