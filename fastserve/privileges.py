@@ -16,7 +16,7 @@ import pwd
 from dataclasses import dataclass
 
 from fastserve.config import Config
-from fastserve.errors import ConfigError
+from fastserve.errors import ConfigError, StartupError
 
 
 @dataclass(frozen=True)
@@ -57,21 +57,24 @@ class User:
         return cls(uid, gid, None if found is None else found.pw_name)
 
     def become(self) -> None:
-        """Be this user from now on, for good. OSError: the system refuses."""
-        if self.name is not None:
-            os.initgroups(self.name, self.gid)
-        else:
-            os.setgroups([self.gid])
-        os.setresgid(self.gid, self.gid, self.gid)
-        os.setresuid(self.uid, self.uid, self.uid)
+        """Be this user from now on, for good. Raises StartupError where the system refuses."""
+        try:
+            if self.name is not None:
+                os.initgroups(self.name, self.gid)
+            else:
+                os.setgroups([self.gid])
+            os.setresgid(self.gid, self.gid, self.gid)
+            os.setresuid(self.uid, self.uid, self.uid)
+        except OSError as error:
+            raise StartupError(f"cannot become user {self.uid}: {error.strerror}") from None
         self._make_sure()
 
     def _make_sure(self) -> None:
         if os.getresuid() != (self.uid,) * 3 or os.getresgid() != (self.gid,) * 3:
-            raise PermissionError(f"still user {os.getresuid()}, group {os.getresgid()}")
+            raise StartupError(f"still user {os.getresuid()} and group {os.getresgid()}")
         with contextlib.suppress(PermissionError):
             os.seteuid(0)
-            raise AssertionError("root could be regained")
+            raise StartupError(f"user {self.uid} can become root again")
 
 
 def _user(name: str) -> pwd.struct_passwd | None:

@@ -71,6 +71,7 @@ def supervise(work: Work, config: Config, *, reloads: bool = True) -> int:
     """
     log.configure(config.log_level)
     workers = cpus.usable() if config.workers == "auto" else int(config.workers or 1)
+    User.from_config(config)    # may we, and is there one?
     deployment = Deployment(config, os.environ)
     try:
         deployment.open()
@@ -109,7 +110,6 @@ class Supervisor:
         self.config = config
         self.deployment = deployment
         self.groups = deployment.groups
-        self.user = User.from_config(config)
         self.succession = Succession(self, deployment.before)
         self.reloads = reloads
         self.beats = Beats(4 * MOST_WORKERS)
@@ -565,8 +565,6 @@ class Supervisor:
                     listener.path = None    # its file is the parent's to remove
                     if listener not in listeners:
                         listener.socket.close()
-            if self.user is not None:
-                self.user.become()
             random.seed()
             status = self.work(listeners, orders, lambda: self.beats.beat(cell))
         except BaseException:

@@ -33,6 +33,7 @@ from fastserve.entrance import Entrance
 from fastserve.errors import ConfigError, FastserveError, StartupError
 from fastserve.listeners import Listener
 from fastserve.orders import Orders
+from fastserve.privileges import User
 from fastserve.proxy import ForwardedFields
 from fastserve.supervisor import supervise
 from fastserve.systemd import Notifier
@@ -89,6 +90,9 @@ def serve_slot(
 ) -> int:
     """Serve in a worker process of a supervisor; the exit status."""
     try:
+        user = User.from_config(config)
+        if user is not None:
+            user.become()   # before any code of the application runs
         app = load()
         certificates = Certificates.from_config(config)
     except FastserveError as error:
