@@ -11,7 +11,7 @@ from collections.abc import MutableMapping
 
 from fastserve import systemd
 from fastserve.config import Config
-from fastserve.listeners import Group, names_an_address, open_groups
+from fastserve.listeners import Group, open_groups
 from fastserve.pidfile import PidFile
 from fastserve.systemd import Notifier
 from fastserve.upgrade import Before
@@ -35,9 +35,9 @@ class Deployment:
 
     def open(self) -> list[Group]:
         """Listen, and write the pid file, which is not in its place yet. Raises ConfigError."""
-        if self.heritage.activated and names_an_address(self.config):
-            logger.warning("LISTEN_FDS: its sockets are left alone where an address is given")
         self.groups = open_groups(self.config, self.heritage)
+        if self.heritage.activated:
+            logger.warning("LISTEN_FDS: its sockets are left alone, since an address was given")
         if self.config.pid_file is not None:
             self.pid_file = PidFile(self.config.pid_file, replaces=self.before is not None)
         return self.groups
@@ -54,7 +54,7 @@ class Deployment:
             self.pid_file.place()
         for slot, key in self._unwanted:
             self.notifier.forget(slot, key)
-        self.notifier.store(self.groups)
+        self.notifier.store(self.groups, 1)
 
     def close_group(self, group: Group) -> None:
         """Close it, and remove its file unless that is another's, or kept for the next one."""
@@ -67,7 +67,7 @@ class Deployment:
 
     def close_in_child(self) -> None:
         """In a forked process: all of it is the parent's."""
-        self.notifier.leave()
+        self.notifier.close_in_child()
         if self.pid_file is not None:
             self.pid_file.close_in_child()
 

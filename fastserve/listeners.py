@@ -501,10 +501,8 @@ def _activated(heritage: Heritage) -> list[Group]:
 
 
 def _adopt(number: int, inherited: list[socket.socket]) -> Listener:
-    if inherited:
-        return Listener(inherited[0], f"{url_of(inherited[0])} (fd {number})")
     try:
-        sock = socket.socket(fileno=number)
+        sock = inherited[0] if inherited else socket.socket(fileno=number)
     except OSError as error:
         reason = "it is no socket" if error.errno == errno.ENOTSOCK else "it is not open"
         raise ConfigError(f"cannot adopt fd {number}: {reason}") from None
@@ -513,7 +511,7 @@ def _adopt(number: int, inherited: list[socket.socket]) -> Listener:
         sock.detach()   # not ours: leave it as it was
         raise ConfigError(f"cannot adopt fd {number}: {problem}")
     sock.setblocking(False)
-    os.set_inheritable(number, False)
+    sock.set_inheritable(False)
     return Listener(sock, f"{url_of(sock)} (fd {number})")
 
 

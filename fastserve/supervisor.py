@@ -405,6 +405,7 @@ class Supervisor:
         if self.stop_by_s is not None or self.resting or any(slot.serves() for slot in self.slots):
             notifier.alive()
         if self.stop_by_s is None:
+            notifier.store(self.groups, self.wanted)
             if not notifier.is_ready and self.complete():
                 notifier.ready(self.summary())
             elif notifier.is_ready and self.reloading is None:

@@ -48,6 +48,7 @@ class Notifier:
         self._stored: set[str] = set()
         self._alive_at_s = 0.0
         self._status = ""
+        self._leaves = False
         self._sock: socket.socket | None = None
         if address:
             self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -103,14 +104,21 @@ class Notifier:
     def main_process(self, pid: int) -> None:
         """Another process speaks for the service from now on."""
         self.send(MAINPID=pid)
-        self.flush()
-        self.leave()
+        self._leaves = True
 
     def leave(self) -> None:
-        """Say nothing more: another process does."""
+        """Say nothing more."""
+        self.flush()
+        self.close_in_child()
+
+    def close_in_child(self) -> None:
+        """In a forked process: what waits is the parent's to say."""
         if self._sock is not None:
             self._sock.close()
             self._sock = None
+        for _, numbers in self._unsent:
+            _close(numbers)
+        self._unsent.clear()
 
     def alive(self) -> None:
         """A sign of life, as often as it is wanted: at half of the time, or a little earlier."""
@@ -119,10 +127,12 @@ class Notifier:
             self._alive_at_s = now + max(LEAST_PAUSE_S, self.watchdog_s / 2 - 0.25)
             self.send(WATCHDOG=1)
 
-    def store(self, groups: Sequence[Group]) -> None:
-        """Let it keep the listeners that it does not have yet, as many as it takes."""
+    def store(self, groups: Sequence[Group], slots: int) -> None:
+        """Let it keep the listeners of the first slots, as many as it takes, each once."""
+        if not self.stores:
+            return
         for group in groups:
-            for slot, listener in enumerate(group.listeners):
+            for slot, listener in enumerate(group.listeners[:slots]):
                 name = _name(slot, group.key)
                 if name not in self._stored and len(self._stored) < self.stores:
                     self._stored.add(name)
@@ -140,9 +150,11 @@ class Notifier:
 
     def send(self, numbers: Sequence[int] = (), /, **fields: object) -> None:
         """One message, with descriptors beside it."""
-        if self._sock is not None and len(self._unsent) < MOST_UNSENT:
-            text = "".join(f"{name}={value}\n" for name, value in fields.items())
-            self._unsent.append((text.encode(), [os.dup(number) for number in numbers]))
+        if self._sock is None or self._leaves:
+            return
+        data = "".join(f"{name}={value}\n" for name, value in fields.items()).encode()
+        if len(self._unsent) < MOST_UNSENT and (data, []) not in self._unsent:
+            self._unsent.append((data, [os.dup(number) for number in numbers]))
             self.flush()
 
     def flush(self) -> None:
@@ -158,8 +170,7 @@ class Notifier:
                 if error.errno in (errno.EAGAIN, errno.ENOBUFS):
                     return
             self._unsent.popleft()
-            for number in numbers:
-                os.close(number)
+            _close(numbers)
 
 
 def heritage(environ: MutableMapping[str, str]) -> Heritage:
@@ -189,6 +200,11 @@ def heritage(environ: MutableMapping[str, str]) -> Heritage:
 
 def _name(slot: int, key: str) -> str:
     return f"fastserve-{slot}-{quote(key, safe='')}"
+
+
+def _close(numbers: list[int]) -> None:
+    for number in numbers:
+        os.close(number)
 
 
 def _number(text: str) -> int:

@@ -74,9 +74,7 @@ def run(app: App, config: Config) -> int:
     try:
         listeners = [group.of(0) for group in deployment.open()]
         deployment.settle()
-        deployment.take_over()
-        return Worker(
-            app, config, listeners, certificates, notifier=deployment.notifier).run()
+        return Worker(app, config, listeners, certificates, deployment=deployment).run()
     finally:
         deployment.close()
 
@@ -149,14 +147,15 @@ class Worker:
         certificates: Certificates | None = None,
         link: Link | None = None,
         *,
-        notifier: Notifier | None = None,
+        deployment: Deployment | None = None,
     ) -> None:
         self.app = app
         self.config = config
         self.listeners = listeners
         self.certificates = certificates
         self.link = link
-        self.notifier = notifier or Notifier()
+        self.deployment = deployment
+        self.notifier = deployment.notifier if deployment is not None else Notifier()
         self.journal_writer: Reopens | None = None
         self.adopted: dict[int, list[socket.socket]] = {}   # slot -> its listeners
         self.drain_delay_s = config.drain_delay_s
@@ -250,6 +249,8 @@ class Worker:
         for listener in self.listeners:
             self._accept_from(listener.socket, engine, entrance)
         self.started = True
+        if self.deployment is not None:
+            self.deployment.take_over()
         if self.link is not None:
             self.link.orders.send({"event": "ready"})
         where = ", ".join(listener.label for listener in self.listeners)
