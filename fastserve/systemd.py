@@ -1,8 +1,8 @@
 """What systemd tells a service, and what it wants to hear: sd_notify(3), sd_listen_fds(3).
 
 Everything comes by environment variables, which are taken, so that no worker and no program that
-one starts takes them for its own. Messages go to a datagram socket. Nothing waits: what does not
-fit is sent at the next turn, within a bound.
+one starts takes them for its own. Messages go to a datagram socket. Nothing waits, but
+for the end: what does not fit is sent at the next turn, within a bound.
 
 Sockets that systemd opened have names of the unit's choice. Those that we gave it to keep over a
 restart (FDSTORE) have ours: `fastserve-SLOT-KEY`, the key of the group with its punctuation
@@ -27,6 +27,7 @@ from fastserve.listeners import Group, Heritage
 FIRST_DESCRIPTOR = 3
 MOST_UNSENT = 1024      # messages
 LEAST_PAUSE_S = 0.1     # between two signs of life
+LAST_WORD_S = 1.0
 EXTRA_S = 5.0           # beside what we think that something takes
 _OURS = re.compile(r"fastserve-(\d{1,5})-(.+)")
 
@@ -107,8 +108,12 @@ class Notifier:
         self._leaves = True
 
     def leave(self) -> None:
-        """Say nothing more."""
+        """Say nothing more: the process ends, and may wait a little for the last word."""
+        until_s = time.monotonic() + LAST_WORD_S
         self.flush()
+        while self._unsent and self._sock is not None and time.monotonic() < until_s:
+            time.sleep(0.01)
+            self.flush()
         self.close_in_child()
 
     def close_in_child(self) -> None:

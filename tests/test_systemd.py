@@ -10,12 +10,13 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 from test_supervisor import APP, ENVIRONMENT, ask, children, until
-from test_upgrade import upgrade
+from test_upgrade import is_alive, upgrade
 from upgraded_process import Address, UpgradedProcess, flags, started
 
 from fastserve.listeners import Group, Listener
@@ -201,7 +202,8 @@ def test_after_an_upgrade_the_main_process_is_another(tmp_path, code, manager):
     with serve(tmp_path, code, manager, WATCHDOG_USEC="1000000") as server:
         until(lambda: manager.said("READY"))
         old = server.pid
-        upgrade(server)
+        server.send(signal.SIGUSR2)
+        until(lambda: manager.said("MAINPID") and not is_alive(old))
         new = server.pid
         until(lambda: len(manager.said("READY")) == 2)
         (moved,) = (message for message in manager.told if "MAINPID" in message)
@@ -418,6 +420,19 @@ def test_a_manager_that_is_busy_hears_it_later(manager):
     heard = [int(status) for status in manager.said("STATUS")]
     assert heard == list(range(len(heard)))
     notifier.leave()
+
+
+def test_the_last_word_is_waited_for(manager):
+    """For a manager that is busy when the process ends."""
+    notifier = Notifier(manager.address)
+    for number in range(1000):
+        notifier.send(STATUS=number)
+    reader = threading.Thread(target=lambda: until(lambda: "STOPPING" in manager.listen()[-1]))
+    notifier.stopping(1)
+    reader.start()
+    notifier.leave()
+    reader.join()
+    assert manager.told[-1]["STOPPING"] == "1"
 
 
 def test_a_manager_that_is_gone_is_not_missed(tmp_path):
