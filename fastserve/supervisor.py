@@ -264,6 +264,9 @@ class Supervisor:
                 logger.info("reloaded")
             self.reloading.end(error)
             self.held = bool(error) and self.reloading.trial is not None
+            if self.held:
+                logger.warning("the new code is still on disk, and a worker that dies comes back "
+                               "with it: put the old code back, or reload with better")
             self.reloading = None
             for slot in self.slots:
                 self.restore(slot)
@@ -518,7 +521,8 @@ class Supervisor:
 
     def go_on_recycling(self) -> None:
         """A successor for who has served for long enough; the next one when that one has gone."""
-        if self.reloading is not None or self.held or self.recycled in self.leaving \
+        if not self.recycling.bounded or self.held or self.reloading is not None \
+                or self.recycled in self.leaving \
                 or any(slot.successor is not None for slot in self.slots):
             return
         now = time.monotonic()
