@@ -291,7 +291,7 @@ class Config:
     log_level: str = _choice("info", LOGS, LOG_LEVELS, "What to log.")
     log_format: str = _choice("text", LOGS, ("text", "json"), "How to log it.")
     log_file: str | None = _setting(
-        None, LOGS, text, "Log to this file instead of stderr; when it is moved, a new one is made.",
+        None, LOGS, text, "Log to this file, not to stderr; when it is moved, a new one is made.",
         type=str, metavar="PATH")
     access_log: str = _choice("off", LOGS, ACCESS_LOGS, "A line for each request.")
     access_log_file: str = _setting(
