@@ -4,13 +4,15 @@ The order is the contract. Listeners are bound first (a port in use is known bef
 application starts); the lifespan starts before the first accept; a signal stops the
 accepting, lets what is in flight finish within `graceful_timeout_s`, shuts the lifespan
 down once, and the status is 0. A second signal drops what is left. A start-up that fails
-is status 3, a shutdown that fails is status 1.
+is status 3, a shutdown that fails is status 1. HUP reads the certificates anew, where there is
+no supervisor to do more; USR1 opens the log files anew.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import logging
 import os
@@ -24,21 +26,29 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fastserve import log, stacks
+from fastserve._speedups.scoreboard import Scoreboard
 from fastserve.access_log import AccessLog
 from fastserve.config import Config
+from fastserve.deployment import Deployment
 from fastserve.descriptors import connections_allowed
 from fastserve.entrance import Entrance
 from fastserve.errors import ConfigError, FastserveError, StartupError
-from fastserve.listeners import Listener, open_listeners
+from fastserve.listeners import Listener
 from fastserve.orders import Orders
+from fastserve.place import Place
+from fastserve.privileges import User
 from fastserve.proxy import ForwardedFields
+from fastserve.shm import SharedBoard, read_board
 from fastserve.supervisor import supervise
+from fastserve.systemd import Notifier
 from fastserve.target import user_traceback
 from fastserve.tls import Certificates
 
 if TYPE_CHECKING:
     from fastserve._speedups.engine import Engine
     from fastserve.app import App
+    from fastserve.health import Page
+
 
 OK, FAILED, STARTUP_FAILED = 0, 1, 3
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -60,12 +70,13 @@ def run(app: App, config: Config) -> int:
             lambda *parts: serve_slot(lambda: app, config, *parts), config, reloads=False)
     log.configure(config.log_level, config.log_format, config.log_file)
     certificates = Certificates.from_config(config)
-    listeners = open_listeners(config)
+    deployment = Deployment(config, os.environ)
     try:
-        return Worker(app, config, listeners, certificates).run()
+        listeners = [group.of(0) for group in deployment.open()]
+        deployment.settle()
+        return Worker(app, config, listeners, certificates, deployment=deployment).run()
     finally:
-        for listener in listeners:
-            listener.close()
+        deployment.close()
 
 
 def serve_slot(
@@ -73,14 +84,19 @@ def serve_slot(
     config: Config,
     listeners: list[Listener],
     orders: Orders,
-    beat: Callable[[], None],
+    place: Place,
 ) -> int:
     """Serve in a worker process of a supervisor; the exit status."""
     try:
+        user = User.from_config(config)
+        if user is not None:
+            user.become()   # before any code of the application runs
         app = load()
         log.configure(config.log_level, config.log_format, config.log_file)
         certificates = Certificates.from_config(config)
-        worker = Worker(app, config, listeners, certificates, Link(orders, beat))
+        board = Scoreboard(place.fd, place.block, slot=place.slot)
+        link = Link(orders, place.beat, place.slot, board, place.fd)
+        worker = Worker(app, config, listeners, certificates, link)
     except FastserveError as error:
         shown = getattr(error, "traceback", None)
         logger.error("%s%s", f"{shown}\n" if shown else "", error)
@@ -96,10 +112,16 @@ class Link:
 
     orders:  its end of their talk
     beat:    to be called whenever the loop turns
+    slot:    its place
+    board:   where it counts
+    fd:      of the memory where all count
     """
 
     orders: Orders
     beat: Callable[[], None]
+    slot: int
+    board: Scoreboard
+    fd: int
 
 
 def run_from_script(app: App, settings: dict[str, Any]) -> None:
@@ -134,6 +156,8 @@ class Worker:
         listeners: list[Listener],
         certificates: Certificates | None = None,
         link: Link | None = None,
+        *,
+        deployment: Deployment | None = None,
     ) -> None:
         self.app = app
         self.config = config
@@ -141,14 +165,18 @@ class Worker:
         self.certificates = certificates
         self.link = link
         self.access_log = AccessLog.from_config(config)
+        self.deployment = deployment
+        self.notifier = deployment.notifier if deployment is not None else Notifier()
         self.adopted: dict[int, list[socket.socket]] = {}   # slot -> its listeners
         self.drain_delay_s = config.drain_delay_s
         self.signals = 0
+        self.due_s = 0.0        # of the next tick, on the loop's clock
         self.started = False
         self.stopping = asyncio.Event()     # the first signal
         self.hurry = asyncio.Event()        # the second
         self.task: asyncio.Task[int] | None = None
         self.next_tick: asyncio.TimerHandle | None = None
+        self.closing = contextlib.ExitStack()   # what only this run uses
 
     def run(self) -> int:
         loop = new_loop(self.config.loop)
@@ -175,6 +203,7 @@ class Worker:
 
     def reopen_logs(self) -> None:
         """Write to the files that have the paths of the logs now."""
+        log.reopen()
         if self.access_log is not None:
             self.access_log.reopen()
         logger.info("reopened the logs")
@@ -198,19 +227,44 @@ class Worker:
             if self.access_log is not None:
                 self.access_log.close(LAST_LINES_S)
             self.app.blocking_pool.close()
+            self.closing.close()
         logger.info("stopped")
         return status
 
     def _engine(self, loop: asyncio.AbstractEventLoop) -> Engine:
         self.app.blocking_pool.threads = self.config.blocking_threads
+        board, fd = self._counting()
         return self.app.build_engine(
             loop,
             health_paths=self.config.health_paths,
             forwarded=ForwardedFields.from_config(self.config),
-            max_connections=connections_allowed(self.config.max_connections),
+            max_connections=connections_allowed(
+                self.config.max_connections, told=self.link is not None),
+            board=board,
             journal=None if self.access_log is None else self.access_log.journal,
+            pages=self._pages(fd),
             **self.config.engine_limits(),
         )
+
+    def _counting(self) -> tuple[Scoreboard | None, int]:
+        """Where to count, if anybody may ask, and the memory where all do."""
+        if self.link is not None:
+            return self.link.board, self.link.fd
+        if self.config.metrics is None:
+            return None, -1
+        shared = SharedBoard(1)
+        self.closing.callback(shared.close)
+        return Scoreboard(shared.fd, shared.take()), shared.fd
+
+    def _pages(self, fd: int) -> list[Page]:
+        """What the server answers itself, besides its health."""
+        if self.config.metrics is None:
+            return []
+        from fastserve.metrics import Metrics
+
+        metrics = Metrics(self.config.metrics, lambda: read_board(fd))
+        self.closing.callback(metrics.close)
+        return [metrics]
 
     async def _start_up(self, stack: contextlib.AsyncExitStack) -> None:
         try:
@@ -236,12 +290,16 @@ class Worker:
         for listener in self.listeners:
             self._accept_from(listener.socket, engine, entrance)
         self.started = True
+        if self.deployment is not None:
+            self.deployment.take_over()
         if self.link is not None:
             self.link.orders.send({"event": "ready"})
         where = ", ".join(listener.label for listener in self.listeners)
         if self.certificates is not None:
             where = where.replace("http://", "https://")
-        logger.info("listening on %s (pid %d)", where, os.getpid())
+        slot = "" if self.link is None else f", slot {self.link.slot}"
+        logger.info("listening on %s (pid %d%s)", where, os.getpid(), slot)
+        self.notifier.ready("serving")
 
     @staticmethod
     def _accept_from(sock: socket.socket, engine: Engine, entrance: Entrance) -> None:
@@ -266,6 +324,12 @@ class Worker:
                 self._stop(at_once=message["at_once"])
             elif order == "drain":
                 engine.draining = True
+            elif order == "park":
+                for listener in self.listeners:
+                    engine.leave(listener.socket)
+            elif order == "unpark" and not self.stopping.is_set():
+                for listener in self.listeners:
+                    self._accept_from(listener.socket, engine, entrance)
             elif order == "reopen":
                 self.reopen_logs()
             elif order == "adopt" and not self.stopping.is_set():
@@ -278,18 +342,27 @@ class Worker:
                     sock.close()
 
     def _tick(self, loop: asyncio.AbstractEventLoop, engine: Engine) -> None:
+        now_s = loop.time()
+        lag_s = max(now_s - self.due_s, 0.0) if self.due_s else 0.0
         # on the second too, so that the Date header is never a second late
-        self.next_tick = loop.call_later(TICK_S - time.time() % TICK_S, self._tick, loop, engine)
+        self.due_s = now_s + TICK_S - time.time() % TICK_S
+        self.next_tick = loop.call_at(self.due_s, self._tick, loop, engine)
         if self.link is not None:
             self.link.beat()
-        engine.tick()
+        self.notifier.alive()
+        engine.tick(lag_s, self._accept_queue())
         if self.certificates is not None:
             self.certificates.check()
+
+    def _accept_queue(self) -> int:
+        """Connections that the kernel holds for this worker."""
+        return sum(listener.queued() or 0 for listener in self.listeners)
 
     async def _drain(
         self, loop: asyncio.AbstractEventLoop, engine: Engine, entrance: Entrance
     ) -> None:
         engine.draining = True
+        self.notifier.stopping(self.drain_delay_s + self.config.graceful_timeout_s)
         if self.drain_delay_s:
             logger.info("still accepting for %g s", self.drain_delay_s)
             with contextlib.suppress(asyncio.TimeoutError):
@@ -313,23 +386,32 @@ class Worker:
 
     @contextlib.contextmanager
     def _signals(self, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-        """SIGINT and SIGTERM stop us; outside of the main thread they cannot reach us."""
+        """What each signal does; outside of the main thread they cannot reach us."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        numbers = SIGNALS if self.link is None else (signal.SIGTERM,)
-        before = {number: signal.getsignal(number) for number in numbers}
-        for number in numbers:
-            loop.add_signal_handler(number, self._signal, loop, number)
+        actions: dict[int, Callable[[], None]] = {
+            number: functools.partial(self._signal, loop, number)
+            for number in (SIGNALS if self.link is None else (signal.SIGTERM,))}
+        actions[signal.SIGUSR1] = self.reopen_logs
         if self.link is None:
-            before[signal.SIGUSR1] = signal.getsignal(signal.SIGUSR1)
-            loop.add_signal_handler(signal.SIGUSR1, self.reopen_logs)
+            actions[signal.SIGHUP] = self._hang_up
+        before = {number: signal.getsignal(number) for number in actions}
+        for number, act in actions.items():
+            loop.add_signal_handler(number, act)
         try:
             yield
         finally:
             for number, handler in before.items():
                 loop.remove_signal_handler(number)
                 signal.signal(number, handler)
+
+    def _hang_up(self) -> None:
+        logger.info("HUP: %s", "reading the certificates anew" if self.certificates is not None
+                    else "there are no certificates to read anew, and new code takes workers")
+        self.notifier.reloading()
+        self.reload_certificates()
+        self.notifier.ready("serving")
 
     def _signal(self, loop: asyncio.AbstractEventLoop, number: int) -> None:
         self.signals += 1
