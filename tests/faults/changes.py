@@ -1,0 +1,152 @@
+"""The rows of reloads, of workers that are added and taken away, and of what those leave behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tests.faults.acts import Outcome, outcome, reload, scale
+from tests.faults.judging import judge, load_of
+from tests.faults.serving import FASTSERVE, ROOT, Serving, under_load, until
+from tests.hostile.report import Report
+
+
+def l4(report: Report) -> None:
+    """HUP after HUP: nothing fails, and there are never fewer workers."""
+    for import_s, times in ((0, 100), (4, 100)) if report.full else ((0, 3), (2, 1)):
+        report.count("an import takes, s", import_s)
+        with Serving(mood=f"import {import_s}") as server:
+            found = reload(server, times, load_of(report))
+        judge_reloads(report, found, times)
+
+
+def judge_reloads(report: Report, found: Outcome, times: int) -> None:
+    """All are done, with all workers at every time."""
+    done = found.notes["reloads"]
+    report.require("reloads", done, done == f"{times} of {times}", "all")
+    fewest = found.notes["fewest"]
+    report.require("fewest workers", fewest, fewest >= 2, "2")
+    judge(report, found, 0.05)
+
+
+def l5(report: Report) -> None:
+    """A reload that cannot be: the old workers serve on, and whoever asked is told."""
+    boot_timeout_s = 2
+    with Serving(FASTSERVE, "--boot-timeout-s", str(boot_timeout_s)) as server:
+        old = server.workers()
+        with under_load(server, load_of(report)) as watching:
+            for mood in ("broken", "exit 9", "lifespan", "hang"):
+                server.mood = mood
+                failures = server.log.count("the reload failed")
+                begun_s = time.monotonic()
+                if mood == "exit 9":    # by signal, the others by the control socket
+                    server.process.send_signal(signal.SIGHUP)
+                else:
+                    done = ctl(server, "reload")
+                    report.require(f"`ctl reload`, {mood}", done.returncode, done.returncode == 1,
+                                   "status 1")
+                    report.count("it says", done.stderr.strip())
+                until(lambda failures=failures: server.log.count("the reload failed") > failures)
+                took_s = time.monotonic() - begun_s
+                most_s = boot_timeout_s + (2 if report.full else 5)
+                report.require(f"told after, s ({mood})", took_s, took_s <= most_s,
+                               f"boot_timeout_s={boot_timeout_s}, and a client that starts")
+            same = server.workers() == old
+            report.require("the workers", "the old ones" if same else "others", same,
+                           "the old ones")
+            server.mood = ""
+            done = ctl(server, "reload")
+            report.require("`ctl reload`, mended", done.returncode, done.returncode == 0,
+                           "status 0")
+        judge(report, outcome(server, watching), 0.1)
+
+
+def ctl(server: Serving, *words: str) -> subprocess.CompletedProcess[str]:
+    """`fastserve ctl`."""
+    return subprocess.run(
+        [sys.executable, "-m", "fastserve", "ctl", "--control", server.control, *words],
+        cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+
+
+def l6(report: Report) -> None:
+    """Workers are added and taken away: nothing is lost."""
+    with Serving() as server:
+        found = scale(server, 50 if report.full else 1, load_of(report))
+    judge(report, found, 0.1)
+
+
+def l12(report: Report) -> None:
+    """Reloads leave no descriptor, process or thread behind, and each worker has one listener."""
+    reloads = 1000 if report.full else 5
+    with Serving(FASTSERVE, "--backlog", "1234") as server:
+        until(server.serves)
+        before = descriptors(server.pid)
+        for _ in range(reloads):
+            assert server.ask("reload")["ok"]
+        until(server.serves)
+        threads = len(os.listdir(f"/proc/{server.pid}/task"))
+        listening = [listeners(pid, server.port) for pid in server.workers()]
+        backlogs = {queue for pid in server.workers() for queue in listening_queues(server.port)}
+        pss, rss = memory(server.pid)
+        cpu_s = cpu(server.pid)
+        seconds = 30 if report.full else 3
+        time.sleep(seconds)
+        share = (cpu(server.pid) - cpu_s) / seconds
+        after = descriptors(server.pid)
+    report.require("descriptors", f"{before} before, {after} after", after == before, "as before")
+    report.require("threads", threads, threads == 1, "1")
+    report.require("listeners of each worker", listening, listening == [1, 1], "1")
+    report.require("their backlog", sorted(backlogs), backlogs == {1234}, "1234")
+    report.measure("PSS of the supervisor, MB", pss / 1e6, pss < 25e6, "at most 25")
+    report.count("its RSS, MB", rss / 1e6)
+    report.measure("its share of a core when idle", share, share < 0.004, "one tick of the clock")
+
+
+def descriptors(pid: int) -> int:
+    """How many a process has open."""
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def listening_sockets(port: int) -> dict[str, int]:
+    """Inode and backlog of each socket that listens on a port, as `ss -ltn` has them."""
+    shown = subprocess.run(["ss", "-ltneH", f"sport = :{port}"], capture_output=True, text=True,
+                           timeout=30, check=True).stdout
+    found = {}
+    for line in shown.splitlines():
+        inode = line.partition(" ino:")[2].split()[0]
+        found[inode] = int(line.split()[2])
+    return found
+
+
+def listening_queues(port: int) -> list[int]:
+    """The backlogs of the sockets that listen on a port."""
+    return list(listening_sockets(port).values())
+
+
+def listeners(pid: int, port: int) -> int:
+    """How many of them a process holds."""
+    there = listening_sockets(port)
+    held = 0
+    for entry in os.scandir(f"/proc/{pid}/fd"):
+        target = os.readlink(entry.path)
+        held += target.startswith("socket:[") and target[8:-1] in there
+    return held
+
+
+def memory(pid: int) -> tuple[int, int]:
+    """PSS and RSS of a process, in bytes."""
+    sizes = {}
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]:
+        name, _, rest = line.partition(":")
+        sizes[name] = int(rest.split()[0]) * 1024
+    return sizes["Pss"], sizes["Rss"]
+
+
+def cpu(pid: int) -> float:
+    """Seconds of processor time that a process has had."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
