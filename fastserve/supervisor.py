@@ -193,6 +193,8 @@ class Supervisor:
         """Let the workers end what they do, or drop it."""
         logger.info("%s: %s", why, "stopping now" if at_once else "stopping")
         self.end_reload("the server stops")
+        for group in self.groups:
+            group.let_go()
         if self.stop_by_s is None or at_once:
             graceful_s = self.config.drain_delay_s + self.config.graceful_timeout_s
             self.stop_by_s = time.monotonic() + KILL_AFTER_S + (0 if at_once else graceful_s)

@@ -279,10 +279,7 @@ class Worker:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self.hurry.wait(), self.drain_delay_s)
         deadline = loop.time() + self.config.graceful_timeout_s
-        await outside_of_tasks(loop, _stop_accepting, engine, entrance)
-        if self.link is not None:
-            for sock in self._listening_sockets():
-                sock.close()    # the supervisor holds its own; without one the port is free
+        await outside_of_tasks(loop, self._stop_accepting, engine, entrance)
         while engine.connections or engine.requests_in_flight:
             if loop.time() >= deadline or self.hurry.is_set():
                 logger.warning(
@@ -330,15 +327,18 @@ class Worker:
         elif at_once:
             self.hurry.set()
 
+    def _stop_accepting(self, engine: Engine, entrance: Entrance) -> None:
+        engine.stop_listening()
+        if self.link is not None:
+            # At once: who comes in between is reset, where nobody else holds the listener.
+            for sock in self._listening_sockets():
+                sock.close()
+        entrance.close()
+        engine.drain()
+
     def _listening_sockets(self) -> list[socket.socket]:
         mine = [listener.socket for listener in self.listeners]
         return mine + [sock for sockets in self.adopted.values() for sock in sockets]
-
-
-def _stop_accepting(engine: Engine, entrance: Entrance) -> None:
-    engine.stop_listening()
-    entrance.close()
-    engine.drain()
 
 
 async def outside_of_tasks(

@@ -411,6 +411,30 @@ def test_a_unix_socket_is_shared(start, tmp_path):
     assert not path.exists()
 
 
+def test_who_comes_while_it_ends_is_refused(start):
+    """And does not wait in the queue of a listener, to be reset when the last answer is out."""
+    server = start("--workers", "2")
+    with socket.create_connection(("127.0.0.1", server.port), 10) as slow:
+        slow.sendall(b"GET /slow/3 HTTP/1.1\r\nHost: a\r\n\r\n")
+        time.sleep(0.3)
+        server.process.terminate()
+
+        def refused():
+            try:
+                socket.create_connection(("127.0.0.1", server.port), 10).close()
+            except ConnectionRefusedError:
+                return True
+            return False
+
+        until(refused)
+        slow.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            slow.recv(1000)     # is still under way
+        slow.settimeout(10)
+        assert slow.recv(1000).startswith(b"HTTP/1.1 200 ")
+    assert server.process.wait(10) == 0
+
+
 def test_it_goes_on_accepting_for_as_long_as_it_was_asked(start):
     """drain_delay_s: what comes after TERM is answered, and told to come elsewhere next time."""
     server = start("--workers", "2", "--drain-delay-s", "2")
