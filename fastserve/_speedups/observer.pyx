@@ -3,7 +3,7 @@
 import os
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from libc.stdint cimport int64_t, uint8_t
+from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.string cimport memcpy
 
 from fastserve._speedups.journal cimport Journal
@@ -11,7 +11,11 @@ from fastserve._speedups.observed cimport Observed
 from fastserve._speedups.scan cimport find_field
 from fastserve._speedups.scoreboard cimport AT_CURRENT, ID_BYTES, Scoreboard, now_ns
 
-cdef bytes DIGITS = b"0123456789abcdef"
+cdef extern from *:
+    """
+    static const char fs_hex_digits[] = "0123456789abcdef";
+    """
+    const char* fs_hex_digits
 
 
 cdef class RequestIds:
@@ -44,7 +48,8 @@ cdef class Observer:
 
     cdef int begin(self, Observed* seen) except -1:
         seen.begun_ns = self.now
-        self.ids.name(seen)
+        if self.journal is not None or self.board.recording:
+            self.ids.name(seen)
         return 0 if self.board is None else self.board.begin(seen)
 
     cdef int end(self, Observed* seen, int status, int64_t body_bytes) except -1:
@@ -91,8 +96,11 @@ cdef bint is_sane(const char* value, Py_ssize_t size) noexcept:
 
 cdef Py_ssize_t put_hex(char* to, int64_t number) noexcept:
     cdef Py_ssize_t size = 1, at
-    while number >> 4 * size and size < 16:
+    while size < 16 and <uint64_t>number >> 4 * size:
         size += 1
-    for at in range(size):
-        to[size - 1 - at] = PyBytes_AS_STRING(DIGITS)[(number >> 4 * at) & 15]
+    at = size
+    while at:
+        at -= 1
+        to[at] = fs_hex_digits[number & 15]
+        number >>= 4
     return size
