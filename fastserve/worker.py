@@ -138,6 +138,7 @@ class Worker:
         self.link = link
         self.adopted: dict[int, list[socket.socket]] = {}   # slot -> its listeners
         self.drain_delay_s = config.drain_delay_s
+        self.keep_idle_s = 0.0      # how long idle connections may still bring a last request
         self.signals = 0
         self.started = False
         self.stopping = asyncio.Event()     # the first signal
@@ -249,6 +250,7 @@ class Worker:
             order = message["order"]
             if order == "stop":
                 self.drain_delay_s = message["drain_delay_s"]
+                self.keep_idle_s = message["keep_idle_s"]
                 self._stop(at_once=message["at_once"])
             elif order == "drain":
                 engine.draining = True
@@ -280,6 +282,10 @@ class Worker:
                 await asyncio.wait_for(self.hurry.wait(), self.drain_delay_s)
         deadline = loop.time() + self.config.graceful_timeout_s
         await outside_of_tasks(loop, self._stop_accepting, engine, entrance)
+        keep_until_s = min(loop.time() + self.keep_idle_s, deadline)
+        while engine.connections and loop.time() < keep_until_s and not self.hurry.is_set():
+            await asyncio.sleep(DRAIN_POLL_S)
+        await outside_of_tasks(loop, engine.drain)
         while engine.connections or engine.requests_in_flight:
             if loop.time() >= deadline or self.hurry.is_set():
                 logger.warning(
@@ -334,7 +340,6 @@ class Worker:
             for sock in self._listening_sockets():
                 sock.close()
         entrance.close()
-        engine.drain()
 
     def _listening_sockets(self) -> list[socket.socket]:
         mine = [listener.socket for listener in self.listeners]
