@@ -1,10 +1,14 @@
-"""Run rows: python -m tests.faults ROW... [--full]; the status is 1 where one is not met."""
+"""Run rows: python -m tests.faults ROW... [--full]; the status is 1 where one is not met.
+
+`table` and `peers` in place of a row are for table.py.
+"""
 
 from __future__ import annotations
 
 import resource
+import sys
 
-from tests.faults import changes, crowds, ending, soak, sockets, workers
+from tests.faults import changes, crowds, ending, soak, sockets, table, workers
 from tests.hostile.report import run_rows
 
 ROWS = {
@@ -19,6 +23,8 @@ def main() -> int:
     """Run the rows that are asked for."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if sys.argv[1:2] in (["table"], ["peers"]):
+        return table.main(sys.argv[2:], ours=sys.argv[1] == "table")
     return run_rows("python -m tests.faults", "Break a server under load and count.", ROWS)
 
 

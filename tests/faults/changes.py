@@ -76,6 +76,8 @@ def l6(report: Report) -> None:
     """Workers are added and taken away: nothing is lost."""
     with Serving() as server:
         found = scale(server, 50 if report.full else 1, load_of(report))
+    done = found.notes["workers"]
+    report.require("as many as were asked for", done, done == "all", "all")
     judge(report, found, 0.1)
 
 

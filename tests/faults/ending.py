@@ -144,7 +144,7 @@ def g4(report: Report) -> None:
     report.require("requests under way that were lost", len(slow), not slow, "none")
     report.count("lost, when nobody accepted any more", told(found.by_class))
     took_s = found.notes["exit_s"]
-    report.require("with requests of 2 s, s", took_s, took_s <= (2.5 if report.full else 6),
+    report.require("with requests under way, s", took_s, took_s <= (2.5 if report.full else 6),
                    "at most 2.5, with slack in the short form")
 
     with Serving() as server:

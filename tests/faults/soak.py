@@ -16,9 +16,6 @@ from tests.faults.judging import judge, load_of
 from tests.faults.serving import Serving, under_load, until
 from tests.hostile.report import Report
 
-SECONDS = {True: 3600.0, False: 20.0}
-seconds_asked: list[float] = []
-
 
 @dataclass
 class State:
@@ -79,7 +76,7 @@ class Faults:
 
 def f1(report: Report) -> None:
     """A mixed load, and a fault of some kind every 10 s: whatever fails can be explained."""
-    seconds = seconds_asked[0] if seconds_asked else SECONDS[report.full]
+    seconds = report.seconds or (3600.0 if report.full else 20.0)
     every_s = min(10.0, seconds / 8)
     with Serving() as server:
         faults = Faults(server)
