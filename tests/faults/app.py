@@ -25,6 +25,7 @@ async def lifespan(_: App) -> AsyncIterator[None]:
 
 
 app = App(lifespan=lifespan)
+held: list[bytes] = []
 
 
 @app.get("/echo/{number}")
@@ -54,9 +55,10 @@ def pid() -> str:
 
 @app.get("/block/{ms:int}")
 def block(ms: int) -> str:
-    """Hold the loop."""
+    """Hold the loop; for how many seconds that was."""
+    begun = time.monotonic()
     time.sleep(ms / 1000)
-    return "blocked"
+    return f"{time.monotonic() - begun:.6f}"
 
 
 @app.get("/stubborn/{ms:int}")
@@ -79,6 +81,13 @@ def stream(pieces: int, ms: int) -> StreamingResponse:
             yield b"piece %d\n" % number
 
     return StreamingResponse(made())
+
+
+@app.get("/grow/{size:int}")
+def grow(size: int) -> str:
+    """Hold so many bytes more, for good."""
+    held.append(b"x" * size)
+    return str(len(held))
 
 
 @app.get("/objects")

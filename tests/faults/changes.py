@@ -81,6 +81,33 @@ def l6(report: Report) -> None:
     judge(report, found, 0.1)
 
 
+def l14(report: Report) -> None:
+    """All workers are due at once, for each of the three reasons: one at a time, nothing lost."""
+    for flags in (("--max-requests", "1000"), ("--max-lifetime-s", "1.5"),
+                  ("--max-rss-bytes", "60M")):
+        replaced: set[int] = set()
+        most = fewest = 0
+        with Serving(FASTSERVE, *flags, workers=3) as server:
+            fewest = 3
+            with under_load(server, load_of(report)) as watching:
+                begun_s = time.monotonic()
+                while time.monotonic() - begun_s < (600 if report.full else 6):
+                    if flags[0] == "--max-rss-bytes":
+                        server.get("/grow/6000000")
+                    status = server.ask("status")
+                    slots = status["slots"]
+                    changing = sum("successor" in slot for slot in slots)
+                    most = max(most, changing + len(status["leaving"]))
+                    fewest = min(fewest, sum(slot["state"] == "serving" for slot in slots))
+                    replaced |= {slot["pid"] for slot in slots}
+                    time.sleep(0.02)
+        count = len(replaced) - 3
+        report.require(f"replaced for {flags[0]}", count, count >= 2, "at least 2")
+        report.require("at a time", most, most <= 1, "1")
+        report.require("fewest that served", fewest, fewest == 3, "3")
+        judge(report, outcome(server, watching), 0.1)
+
+
 def l12(report: Report) -> None:
     """Reloads leave no descriptor, process or thread behind, and each worker has one listener."""
     reloads = 1000 if report.full else 5

@@ -132,3 +132,24 @@ def l10(report: Report) -> None:
     report.require("status where nobody can start", status, status == 3, "3")
     report.require("after, s", took_s, took_s <= (5 if report.full else 15),
                    "at most 5, with slack in the short form")
+
+
+def o5(report: Report) -> None:
+    """A loop that is blocked for 200 ms again and again: it is measured, and nobody is killed."""
+    with Serving(FASTSERVE, "--metrics", "--stall-hard-s", "5") as server:
+        old = server.workers()
+        longest = []
+        begun_s = time.monotonic()
+        while time.monotonic() - begun_s < (60 if report.full else 4):
+            longest.append(float(server.get("/block/200").rpartition(b"\r\n")[2]))
+        metrics = server.get("/metrics").decode()
+        same = server.workers() == old
+        stalled = server.log.count("no turn of its loop")
+    found = re.findall(r"^fastserve_loop_lag_longest_seconds\S* (\S+)", metrics, re.MULTILINE)
+    lag_s = max(map(float, found))
+    truth_s = max(longest[-40:])
+    report.count("blocked so often", len(longest))
+    report.require("longest lag in /metrics, s", lag_s, abs(lag_s - truth_s) <= 0.1 * truth_s,
+                   f"within 10 % of {truth_s:.4f}")
+    report.require("workers", "the same" if same else "others", same, "the same")
+    report.require("taken for hung", stalled, stalled == 0, "never")
