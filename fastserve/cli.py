@@ -236,11 +236,12 @@ def config(everything: bool, config_file: str | None, **settings: Any) -> None:
               help="With reload: try the new code on so many workers first; 0 is none. [as set]")
 @click.option("--canary-s", type=click.FloatRange(0.1, 86400), metavar="S",
               help="For how long. [as set]")
-@click.argument("command", type=click.Choice(["status", "reload", "scale", "drain", "stop"]))
+@click.argument("command", type=click.Choice(
+    ["status", "reload", "upgrade", "scale", "drain", "stop"]))
 @click.argument("workers", type=int, required=False)
 def ctl(*, control: str, as_json: bool, timeout_s: float, now: bool, canary: int | None,
         canary_s: float | None, command: str, workers: int | None) -> None:
-    """Ask a server with workers: status, reload, scale N, drain, stop.
+    """Ask a server with workers: status, reload, upgrade, scale N, drain, stop.
 
     It answers once the thing is done: 0, or has failed: 1.
     """

@@ -262,6 +262,10 @@ class Config:
     control: str | None = _setting(
         None, WORKERS, control_path, "Unix socket for `fastserve ctl`, for its owner alone.",
         type=str, metavar="PATH")
+    user: str | None = _setting(
+        None, WORKERS, text, "Whom the workers become; the supervisor stays root.", type=str)
+    group: str | None = _setting(
+        None, WORKERS, text, "Their group, where it is not the user's own.", type=str)
     drain_delay_s: float = _setting(
         0.0, WORKERS, seconds(0, 3600), "How long it goes on accepting when told to stop.")
     max_requests: int = _setting(
@@ -291,6 +295,9 @@ class Config:
         40, SERVER, whole(1, 10_000), "Threads for handlers marked @blocking.")
     decompress_requests: bool = _setting(
         False, SERVER, yes_or_no, "Decode request bodies sent with gzip, deflate, br or zstd.")
+    pid_file: str | None = _setting(
+        None, SERVER, text, "Write the number of the process for signals here.", type=str,
+        metavar="PATH")
 
     ssl_certfile: str | None = _setting(
         None, TLS, text, "Serve TLS with this certificate and its chain, PEM.", type=str)
@@ -338,7 +345,7 @@ class Config:
     log_level: str = _choice("info", LOGS, LOG_LEVELS, "What to log.")
     log_format: str = _choice("text", LOGS, ("text", "json"), "How to log it.")
     log_file: str | None = _setting(
-        None, LOGS, text, "Log to this file instead of stderr; when it is moved, a new one is made.",
+        None, LOGS, text, "Log here, not to stderr; when the file is moved, a new one is made.",
         type=str, metavar="PATH")
     access_log: str = _choice("off", LOGS, ACCESS_LOGS, "A line for each request.")
     access_log_file: str = _setting(
@@ -422,6 +429,7 @@ class Config:
         if (self.host, self.port) != (DEFAULT_HOST, DEFAULT_PORT):
             ways.append("host and port")
         self._check_workers()
+        self._check_user()
         if len(ways) > 1:
             raise ConfigError(
                 f"{' and '.join(ways)} contradict each other: "
@@ -476,6 +484,20 @@ class Config:
             raise ConfigError(
                 f"canary={self.canary} of workers={self.workers} leaves none to compare with: "
                 "take fewer, or more workers")
+
+    def _check_user(self) -> None:
+        if self.group is not None and self.user is None:
+            raise ConfigError(f"group={self.group!r} without user would stay root: give user too")
+        if self.user is None:
+            return
+        if self.workers is None:
+            raise ConfigError(
+                f"user={self.user!r} is for a server with workers, whose supervisor stays what it "
+                "is: give workers too, 1 will do")
+        if self.preload:
+            raise ConfigError(
+                f"user={self.user!r} contradicts preload=True, which runs the application's "
+                "imports as root: leave one of them out")
 
     def _check_tls(self) -> None:
         if self.ssl_certfile is None:

@@ -18,7 +18,7 @@ from typing import Any
 
 from fastserve.config import Config
 from fastserve.errors import ConfigError
-from fastserve.listeners import open_listeners
+from fastserve.listeners import Heritage, open_groups
 
 MOST_CLIENTS = 16
 COMMAND_S = 5.0
@@ -92,20 +92,24 @@ class Client:
 class Control:
     """The control socket of one supervisor.
 
-    path:     where it listens
-    perform:  begins what a request asks for
+    path:      where it listens
+    perform:   begins what a request asks for
+    heritage:  may have a socket for it
+    group:     the socket
     Raises ConfigError when it cannot listen there.
     """
 
-    def __init__(self, path: str, perform: Perform) -> None:
-        (self._listener,) = open_listeners(Config(uds=path, uds_mode=0o600, backlog=128))
+    def __init__(self, path: str, perform: Perform, heritage: Heritage | None = None) -> None:
+        (self.group,) = open_groups(Config(uds=path, uds_mode=0o600, backlog=128), heritage)
+        self._listener = self.group.of(0)
+        self._listens = True
         self._perform = perform
         self._clients: dict[int, Client] = {}
 
     def numbers(self) -> list[int]:
         """The descriptors to wait for."""
-        listening = [self._listener.socket.fileno()] if len(self._clients) < MOST_CLIENTS else []
-        return listening + list(self._clients)
+        room = self._listens and len(self._clients) < MOST_CLIENTS
+        return [*([self._listener.socket.fileno()] if room else []), *self._clients]
 
     def ready(self, number: int) -> None:
         """One of them can be read."""
@@ -125,6 +129,10 @@ class Control:
             if client.finish():
                 self._drop(number)
 
+    def leave(self) -> None:
+        """New clients are another process's; those that are here get their answers."""
+        self._listens = False
+
     def close_in_child(self) -> None:
         """In a forked process: the file and the clients are the parent's."""
         self._listener.socket.close()
@@ -132,10 +140,9 @@ class Control:
             client.sock.close()
 
     def close(self) -> None:
-        """Close everything, and remove the file."""
+        """Let the clients go; the group is closed by who knows whose its file is."""
         for number in list(self._clients):
             self._drop(number)
-        self._listener.close()
 
     def _drop(self, number: int) -> None:
         self._clients.pop(number).sock.close()

@@ -14,6 +14,9 @@ is replaced only when it is a socket of the same user with nobody behind it, and
 the end only when it is still ours. `@NAME` is an abstract socket (Linux): it has no file,
 so every user of this network namespace may connect.
 
+What another process has opened for us, a supervisor before this one or systemd, is a Heritage: an
+address takes its sockets from there before it opens any.
+
 Every failure is a ConfigError of one line.
 """
 
@@ -30,15 +33,17 @@ import socket
 import stat
 import struct
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastserve.config import Config
+from fastserve.config import DEFAULT_HOST, DEFAULT_PORT, Config
 from fastserve.errors import ConfigError
 from fastserve.steering import steer
 
 _UNACKED = struct.Struct("@24xI")    # of struct tcp_info: for a listener, how many wait
+ACTIVATED = "activated"     # the key of what a service manager opened as it likes
+
 _TCP = re.compile(r"(?:\[(?P<v6>[^\]]*)\]|(?P<host>[^:\[\]]+)):(?P<port>\d{1,5})")
 
 
@@ -81,14 +86,55 @@ class Listener:
             pass
 
 
+class Heritage:
+    """Listening sockets that another process has opened for us.
+
+    sockets:    of each address, by the key of its Group, in the order of its slots
+    activated:  those without a key, which a service manager opened as it likes
+    """
+
+    def __init__(
+        self, sockets: Iterable[tuple[str, list[socket.socket]]] = (),
+        activated: Iterable[socket.socket] = (),
+    ) -> None:
+        self.sockets = dict(sockets)
+        self.activated = list(activated)
+        self._asked: list[str] = []
+
+    def key(self, address: str) -> str:
+        """The key of the next group of this address, which may be asked for twice."""
+        self._asked.append(address)
+        again = self._asked.count(address)
+        return address if again == 1 else f"{address}#{again}"
+
+    def take(self, key: str) -> list[socket.socket]:
+        """The sockets of a group, which are its own from now on; none where there are none."""
+        for sock in self.activated:
+            if key == f"fd://{sock.fileno()}":
+                self.activated.remove(sock)
+                return [sock]
+        return self.sockets.pop(key, [])
+
+    def close(self) -> None:
+        """Close what nobody took."""
+        for sock in [*(sock for some in self.sockets.values() for sock in some), *self.activated]:
+            sock.close()
+        self.sockets.clear()
+        self.activated = []
+
+
 class Group:
     """The listeners of one address: one for each slot, or one that all slots share.
 
     listeners:  in the order of their listen() calls, which is how the kernel numbers them
+    key:        which address it is, for who inherits it
     """
 
-    def __init__(self, first: Listener, grow: Callable[[], socket.socket] | None) -> None:
-        self.listeners = [first]
+    def __init__(
+        self, key: str, listeners: list[Listener], grow: Callable[[], socket.socket] | None
+    ) -> None:
+        self.key = key
+        self.listeners = listeners
         self._grow = grow
 
     @property
@@ -97,10 +143,10 @@ class Group:
         return self._grow is None
 
     def of(self, slot: int) -> Listener:
-        """The listener of a slot, which is made if it is the next one."""
+        """The listener of a slot, which is made, behind those before it, if there is none."""
         if self._grow is None:
             return self.listeners[0]
-        if slot == len(self.listeners):
+        while slot >= len(self.listeners):
             self.listeners.append(Listener(self._grow(), self.listeners[0].label))
         return self.listeners[slot]
 
@@ -120,6 +166,11 @@ class Group:
         """
         for listener in self.listeners:
             listener.socket.close()
+
+    def leave_file(self) -> None:
+        """The file of a unix socket is another process's to remove."""
+        for listener in self.listeners:
+            listener.path = None
 
     def close(self) -> None:
         """Close them all."""
@@ -175,23 +226,39 @@ def addresses(config: Config) -> list[Address]:
     return [Tcp(config.host.strip("[]"), config.port)]
 
 
-def open_listeners(config: Config) -> list[Listener]:
+def names_an_address(config: Config) -> bool:
+    """Whether somebody said where to listen."""
+    return config.bind != () or config.uds is not None or config.fd is not None \
+        or (config.host, config.port) != (DEFAULT_HOST, DEFAULT_PORT)
+
+
+def open_listeners(config: Config, heritage: Heritage | None = None) -> list[Listener]:
     """Open the listeners of a process that serves alone."""
-    return [group.of(0) for group in open_groups(config)]
+    return [group.of(0) for group in open_groups(config, heritage)]
 
 
-def open_groups(config: Config) -> list[Group]:
-    """Open the first listener of every address, or none: a failure closes those already open."""
+def open_groups(config: Config, heritage: Heritage | None = None) -> list[Group]:
+    """Open the first listener of every address, or none: a failure closes those already open.
+
+    heritage:  what need not be opened; what it was given beyond the Config's addresses stays there
+    """
+    heritage = heritage or Heritage()
+    if heritage.activated and not names_an_address(config):
+        return _activated(heritage)
     wanted = addresses(config)
     opened: list[Group] = []
     try:
         for address in wanted:
             if isinstance(address, Tcp):
-                opened += _open_tcp(address, config.backlog, _ipv6_only(address, wanted))
+                opened += _open_tcp(
+                    address, config.backlog, _ipv6_only(address, wanted), heritage)
             elif isinstance(address, Unix):
-                opened.append(Group(_open_unix(address.path, config), None))
+                key = heritage.key(f"unix:{address.path}")
+                inherited = _inherited_unix(address.path, heritage.take(key))
+                opened.append(Group(key, [inherited or _open_unix(address.path, config)], None))
             else:
-                opened.append(Group(_adopt(address.number), None))
+                key = heritage.key(f"fd://{address.number}")
+                opened.append(Group(key, [_adopt(address.number, heritage.take(key))], None))
     except BaseException:
         for group in opened:
             group.close()
@@ -209,20 +276,26 @@ def _ipv6_only(address: Tcp, wanted: list[Address]) -> bool:
     )
 
 
-def _open_tcp(address: Tcp, backlog: int, ipv6_only: bool) -> list[Group]:
+def _open_tcp(
+    address: Tcp, backlog: int, ipv6_only: bool, heritage: Heritage
+) -> list[Group]:
     groups: list[Group] = []
     port = address.port
     try:
         for family, sockaddr in _resolve(address):
             where = (sockaddr[0], port, *sockaddr[2:])
-            if port != 0:
-                _bound(family, where, ipv6_only, share=False).close()
-            sock = _listening(family, where, backlog, ipv6_only)
-            port = sock.getsockname()[1]    # a free port, once chosen, is for all of a name
+            key = heritage.key(f"tcp:{sockaddr[0]}:{address.port}")
+            socks = heritage.take(key)
+            if not socks:
+                if port != 0:
+                    _bound(family, where, ipv6_only, share=False).close()
+                socks = [_listening(family, where, backlog, ipv6_only)]
+            port = socks[0].getsockname()[1]    # a free port, once chosen, is for all of a name
             where = (sockaddr[0], port, *sockaddr[2:])
             grow = functools.partial(_listening, family, where, backlog, ipv6_only)
             groups.append(Group(
-                Listener(sock, url_of(sock)), grow if sys.platform == "linux" else None))
+                key, [Listener(sock, url_of(sock)) for sock in socks],
+                grow if sys.platform == "linux" else None))
     except BaseException:
         for group in groups:
             group.close()
@@ -420,9 +493,36 @@ def _is_alive(path: str) -> bool:
 # --- inherited sockets -------------------------------------------------------------------
 
 
-def _adopt(number: int) -> Listener:
+def _inherited_unix(path: str, socks: list[socket.socket]) -> Listener | None:
+    """The listener of an inherited socket, if its file is still there."""
+    if not socks:
+        return None
+    if path[0] in "@\0":
+        return Listener(socks[0], f"unix:@{path[1:]}")
+    with contextlib.suppress(OSError):
+        if stat.S_ISSOCK(os.lstat(path).st_mode):
+            return Listener(socks[0], f"unix:{path}", path, _identity(path))
+    socks[0].close()    # nobody could connect to it
+    return None
+
+
+def _activated(heritage: Heritage) -> list[Group]:
+    """What a service manager listens on for us; all slots share it."""
+    groups = []
+    for sock in heritage.activated:
+        problem = _unfit(sock)
+        if problem is not None:
+            raise ConfigError(
+                f"cannot serve on the socket {sock.fileno()} of LISTEN_FDS: {problem}")
+        sock.setblocking(False)
+        groups.append(Group(heritage.key(ACTIVATED), [Listener(sock, url_of(sock))], None))
+    heritage.activated = []
+    return groups
+
+
+def _adopt(number: int, inherited: list[socket.socket]) -> Listener:
     try:
-        sock = socket.socket(fileno=number)
+        sock = inherited[0] if inherited else socket.socket(fileno=number)
     except OSError as error:
         reason = "it is no socket" if error.errno == errno.ENOTSOCK else "it is not open"
         raise ConfigError(f"cannot adopt fd {number}: {reason}") from None
@@ -431,7 +531,7 @@ def _adopt(number: int) -> Listener:
         sock.detach()   # not ours: leave it as it was
         raise ConfigError(f"cannot adopt fd {number}: {problem}")
     sock.setblocking(False)
-    os.set_inheritable(number, False)
+    sock.set_inheritable(False)
     return Listener(sock, f"{url_of(sock)} (fd {number})")
 
 

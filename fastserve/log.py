@@ -8,8 +8,10 @@ went wrong in a handler, "fastserve.access" for requests (access_log="logging").
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import os
 import re
 import sys
 import time
@@ -108,3 +110,24 @@ def _open(path: str) -> logging.StreamHandler[Any]:
         raise ConfigError(
             f"log_file={path!r}: {error.strerror}: give a file that this user may write, or leave "
             "it out for stderr") from None
+
+
+def reopen() -> None:
+    """Open the files of all handlers anew that were moved, as who rotates logs does."""
+    loggers = [logging.getLogger(), *logging.Logger.manager.loggerDict.values()]
+    for handler in {
+        handler for logger in loggers if isinstance(logger, logging.Logger)
+        for handler in logger.handlers
+    }:
+        if isinstance(handler, logging.FileHandler) and handler.stream is not None:
+            with handler.lock or contextlib.nullcontext():
+                if not _is_at(handler.stream.fileno(), handler.baseFilename):
+                    handler.stream.close()
+                    handler.stream = handler._open()
+
+
+def _is_at(number: int, path: str) -> bool:
+    try:
+        return os.path.samestat(os.fstat(number), os.stat(path))
+    except FileNotFoundError:
+        return False

@@ -22,7 +22,7 @@ def status_of(supervisor: Supervisor) -> dict[str, Any]:
     found = {
         "ok": True,
         "pid": os.getpid(),
-        "state": _state_of(supervisor),
+        "state": supervisor.state,
         "uptime_s": round(now_s - supervisor.born_s, 3),
         "workers": supervisor.wanted,
         "listening": [group.listeners[0].label for group in supervisor.groups],
@@ -32,16 +32,6 @@ def status_of(supervisor: Supervisor) -> dict[str, Any]:
     if trial is not None:
         found["canary"] = trial.status()
     return found
-
-
-def _state_of(supervisor: Supervisor) -> str:
-    if supervisor.stop_by_s is not None:
-        return "stopping"
-    if supervisor.resting:
-        return "resting"
-    if supervisor.reloading is not None:
-        return "reloading" if supervisor.reloading.trial is None else "canary"
-    return "draining" if supervisor.draining else "serving"
 
 
 def _slot(supervisor: Supervisor, slot: Slot, now_s: float) -> dict[str, Any]:

@@ -13,6 +13,8 @@ messages, the dead, the silent, and then starts what is missing. Nothing in a tu
   HUP        reload: a successor for each slot in turn, each ready before the next begins
   TTIN TTOU  one slot more, one less
   WINCH      stop the workers, keep the listeners; HUP starts them again
+  USR1       open the log files anew
+  USR2       start another supervisor from what is installed now, which takes over (upgrade.py)
 """
 
 from __future__ import annotations
@@ -36,15 +38,19 @@ from fastserve.canary import Trial
 from fastserve.config import Config
 from fastserve.control import DESCRIPTOR, Answer, Control, Outcome, refused
 from fastserve.deaths import OomKills, explain, kind_of
-from fastserve.listeners import Group, Listener, open_groups
+from fastserve.deployment import Deployment
+from fastserve.errors import ConfigError
+from fastserve.listeners import Group, Listener
 from fastserve.orders import Orders
 from fastserve.place import Place
+from fastserve.privileges import User
 from fastserve.recorder import Recorder
 from fastserve.recycling import Recycling
 from fastserve.reloading import Reload, order_of
 from fastserve.shm import SharedBoard
 from fastserve.slots import Child, Slot
 from fastserve.status import status_of
+from fastserve.upgrade import After, Succession
 
 OK, STARTUP_FAILED = 0, 3
 MOST_WORKERS = 512
@@ -57,7 +63,7 @@ FIRST_DELAY_S, LAST_DELAY_S = 0.1, 30.0
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 HEARD = (
     *STOPPING, signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGWINCH,
-    signal.SIGCHLD)
+    signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD)
 
 logger = logging.getLogger("fastserve")
 
@@ -74,23 +80,30 @@ def supervise(work: Work, config: Config, *, reloads: bool = True) -> int:
     """
     log.configure(config.log_level, config.log_format, config.log_file)
     workers = cpus.usable() if config.workers == "auto" else int(config.workers or 1)
-    groups = open_groups(config)
+    User.from_config(config)    # may we, and is there one?
+    deployment = Deployment(config, os.environ)
     try:
-        return Supervisor(work, config, groups, workers, reloads=reloads).run()
+        deployment.open()
+        return Supervisor(work, config, deployment, workers, reloads=reloads).run()
+    except ConfigError as error:
+        if deployment.before is not None:
+            deployment.before.tell_failed(str(error))
+        raise
     finally:
-        for group in groups:
-            group.close()
+        deployment.close()
 
 
 class Supervisor:
     """The state of one parent process."""
 
     def __init__(
-        self, work: Work, config: Config, groups: list[Group], workers: int, *, reloads: bool
+        self, work: Work, config: Config, deployment: Deployment, workers: int, *, reloads: bool
     ) -> None:
         self.work = work
         self.config = config
-        self.groups = groups
+        self.deployment = deployment
+        self.groups = deployment.groups
+        self.succession = Succession(self, deployment.before)
         self.reloads = reloads
         self.beats = Beats(4 * MOST_WORKERS)
         self.board = SharedBoard(4 * MOST_WORKERS - 1)
@@ -98,7 +111,8 @@ class Supervisor:
         self.recycling = Recycling(config)
         self.recycled: Child | None = None  # the last one that was replaced for its age or size
         self.held = False                   # a canary failed: none is, until another reload
-        self.slots: list[Slot] = []
+        held = max((len(group.listeners) for group in self.groups if not group.shared), default=0)
+        self.slots = [Slot(index) for index in range(held)]     # of a supervisor before this one
         self.leaving: set[Child] = set()    # they drain; their slot has another worker, or none
         self.reloading: Reload | None = None
         self.draining = False               # clients are asked to go elsewhere
@@ -112,7 +126,9 @@ class Supervisor:
         self.steered: list[int] = []
         self.wake, self._waker = os.pipe()
         self.born_s = time.monotonic()
-        self.control = Control(config.control, self.perform) if config.control else None
+        self.control = Control(config.control, self.perform, deployment.heritage) \
+            if config.control else None
+        deployment.settle()
 
     # The loop.
 
@@ -120,13 +136,19 @@ class Supervisor:
         """Until all has ended; the exit status."""
         with self._signals(), contextlib.ExitStack() as stack:
             if self.control is not None:
+                stack.callback(self.deployment.close_group, self.control.group)
                 stack.callback(self.control.close)
             machine.introduce(self.config, self.wanted, self.groups)
+            if not self.succession.waits:
+                self.deployment.take_over()
+            self.deployment.notifier.starting(self.config.boot_timeout_s)
             while True:
                 self.keep()
+                self.tell()
                 if self.control is not None:
                     self.control.turn()
-                if self.stop_by_s is not None and not self.children():
+                if self.stop_by_s is not None and not self.children() \
+                        and not self.succession.starts:
                     return self.status
                 self.turn()
 
@@ -135,8 +157,9 @@ class Supervisor:
         poll = select.poll()
         talkers = {
             child.orders.fileno(): child for child in self.children() if not child.deaf}
-        asking = self.control.numbers() if self.control is not None else []
-        for number in (self.wake, *talkers, *asking):
+        asking = self.control.numbers() \
+            if self.control is not None and not self.succession.waits else []
+        for number in (self.wake, *talkers, *asking, *self.succession.numbers()):
             poll.register(number, select.POLLIN)
         heard = [number for number, _ in poll.poll(TURN_S * 1000)]
         if self.wake in heard:
@@ -181,6 +204,12 @@ class Supervisor:
             self.scale(self.wanted - 1)
         elif number == signal.SIGWINCH:
             self.rest()
+        elif number == signal.SIGUSR1:
+            self.reopen_logs()
+        elif number == signal.SIGUSR2:
+            reason = self.succession.begin() if self.stop_by_s is None else "the server stops"
+            if reason:
+                logger.error("USR2: %s", reason)
 
     # What operators ask for.
 
@@ -190,11 +219,13 @@ class Supervisor:
         """Let the workers end what they do, or drop it."""
         logger.info("%s: %s", why, "stopping now" if at_once else "stopping")
         self.end_reload("the server stops")
+        self.succession.stop()
         for group in self.groups:
             group.let_go()
         if self.stop_by_s is None or at_once:
             graceful_s = self.config.drain_delay_s + self.config.graceful_timeout_s
             self.stop_by_s = time.monotonic() + KILL_AFTER_S + (0 if at_once else graceful_s)
+        self.deployment.notifier.stopping(self.stop_by_s - time.monotonic())
         for child in self.children():
             delay_s = 0 if child in self.leaving else self.config.drain_delay_s
             self.dismiss(child, self.stop_by_s, at_once=at_once, delay_s=delay_s)
@@ -206,6 +237,8 @@ class Supervisor:
         """
         if self.stop_by_s is not None:
             return "the server stops"
+        if self.succession.starts or self.succession.waits:
+            return "an upgrade is under way"
         if not self.reloads:
             return ("the application was imported before the workers, which cannot bring new "
                     "code: start by `fastserve run MODULE:APP --workers N` without --preload")
@@ -222,6 +255,7 @@ class Supervisor:
         logger.info("reloading %d workers", len(slots))
         trial = Trial(slots[:canary], canary_s, slots[canary:], self.board) if canary else None
         self.reloading = Reload(slots[canary:], trial)
+        self.deployment.notifier.reloading()
         return ""
 
     def end_reload(self, error: str = "") -> None:
@@ -236,11 +270,15 @@ class Supervisor:
             self.reloading = None
             for slot in self.slots:
                 self.restore(slot)
+            self.deployment.notifier.ready(self.summary())
 
     def scale(self, workers: int) -> bool:
         """Have so many workers; False where that cannot be."""
         if self.stop_by_s is not None or not 1 <= workers <= MOST_WORKERS:
             logger.warning("%d workers cannot be: from 1 to %d", workers, MOST_WORKERS)
+            return False
+        if self.succession.problem:
+            logger.warning("%d workers cannot be now: %s", workers, self.succession.problem)
             return False
         logger.info("scaling from %d to %d workers", self.wanted, workers)
         self.wanted = workers
@@ -262,6 +300,45 @@ class Supervisor:
         for child in self.children():
             child.orders.send({"order": "drain"})
 
+    def reopen_logs(self) -> None:
+        """Open the log files anew, here and in every worker: somebody has moved them."""
+        log.reopen()
+        logger.info("the log files are opened anew")
+        for child in self.children():
+            child.orders.send({"order": "reopen"})
+
+    # One supervisor after another.
+
+    def all_groups(self) -> list[Group]:
+        """All that this process listens on."""
+        return [*self.groups, *([self.control.group] if self.control is not None else [])]
+
+    def take_over(self) -> None:
+        """The supervisor before this one has left steering and files to us."""
+        if self.stop_by_s is not None:
+            return
+        logger.info("supervisor %d serves from now on", os.getpid())
+        try:
+            self.deployment.take_over()
+        except ConfigError as error:
+            logger.error("%s", error)
+
+    def hand_on(self, after: After) -> None:
+        """Another supervisor serves: leave it everything, and end behind the workers."""
+        logger.info("supervisor %d serves; this one ends behind its workers", after.pid)
+        for group in self.all_groups():
+            if group.key in after.keys:
+                group.leave_file()
+        if self.control is not None:
+            self.control.leave()
+        self.deployment.notifier.main_process(after.pid)
+        after.talk.send({"order": "take"})
+        self.stop_by_s = time.monotonic() + RETIRE_AFTER_S + self.config.graceful_timeout_s \
+            + KILL_AFTER_S
+        for child in self.children():
+            self.dismiss(
+                child, self.stop_by_s, delay_s=0 if child in self.leaving else RETIRE_AFTER_S)
+
     # The control socket.
 
     def perform(self, request: dict[str, Any]) -> Outcome:
@@ -273,6 +350,10 @@ class Supervisor:
             return lambda: {"ok": True, DESCRIPTOR: self.board.reading_fd}
         if command == "reload":
             return self.perform_reload(request.get("canary"), request.get("canary_s"))
+        if command == "upgrade":
+            reason = self.succession.begin() if self.stop_by_s is None else "the server stops"
+            after = self.succession.after
+            return lambda: refused(reason) if reason or after is None else after.outcome()
         if command == "scale":
             return self.perform_scale(request.get("workers"))
         if command == "drain":
@@ -304,11 +385,47 @@ class Supervisor:
 
         return outcome
 
+    @property
+    def state(self) -> str:
+        """In one word."""
+        return "stopping" if self.stop_by_s is not None else \
+            "upgrading" if self.succession.starts or self.succession.waits else \
+            "resting" if self.resting else \
+            "canary" if self.reloading is not None and self.reloading.trial is not None else \
+            "reloading" if self.reloading is not None else \
+            "draining" if self.draining else "serving"
+
+    def summary(self) -> str:
+        """In one line, for a service manager."""
+        serving = sum(slot.serves() for slot in self.slots)
+        return f"{self.state}: {serving} of {self.wanted} workers"
+
+    def complete(self) -> bool:
+        """Whether every worker that is wanted serves."""
+        return len(self.slots) >= self.wanted \
+            and all(slot.serves() for slot in self.slots[:self.wanted])
+
+    def tell(self) -> None:
+        """Let the service manager know how it goes."""
+        notifier = self.deployment.notifier
+        notifier.flush()
+        if self.succession.waits or self.succession.handed_on:
+            return
+        if self.stop_by_s is not None or self.resting or any(slot.serves() for slot in self.slots):
+            notifier.alive()
+        if self.stop_by_s is None:
+            notifier.store(self.groups, self.wanted)
+            if not notifier.is_ready and self.complete():
+                notifier.ready(self.summary())
+            elif notifier.is_ready and self.reloading is None:
+                notifier.status(self.summary())
+
     # Keeping the slots.
 
     def keep(self) -> None:
         """Start what is missing, retire what is too much, go on reloading; steer."""
         self.hurry_on()
+        self.succession.turn(complete=self.complete())
         if self.stop_by_s is not None:
             return
         self.resize()
@@ -329,10 +446,14 @@ class Supervisor:
             self.slots.append(Slot(len(self.slots)))
         for slot in self.slots[self.wanted:]:
             slot.retiring = True
+        if self.succession.before is not None:
+            return      # whose workers may still serve what is too much for us
         now = time.monotonic()
         for slot in self.slots:
             if slot.retiring and slot.retire_at_s is None:
                 slot.retire_at_s = now + RETIRE_AFTER_S
+                for group in self.groups:
+                    self.deployment.notifier.forget(slot.index, group.key)
             elif slot.retire_at_s is not None and now >= slot.retire_at_s:
                 for child in slot.children():
                     self.leave(slot, child)
@@ -384,9 +505,7 @@ class Supervisor:
     def park(self, slot: Slot, child: Child) -> None:
         """A predecessor stands by: it accepts nothing, and answers who it has."""
         slot.parked = child
-        for other in self.slots:
-            if other.cover is child:
-                self.uncover(other)
+        self.stop_covering(child)
         child.orders.send({"order": "park"})
 
     def restore(self, slot: Slot) -> None:
@@ -420,6 +539,8 @@ class Supervisor:
 
     def cover(self) -> None:
         """Let a neighbour accept for each slot that nobody serves now."""
+        if self.succession.waits:
+            return
         for slot in self.slots:
             if slot.serves():
                 self.uncover(slot)
@@ -439,8 +560,16 @@ class Supervisor:
             slot.cover.orders.send({"order": "release", "slot": slot.index})
             slot.cover = None
 
+    def stop_covering(self, child: Child) -> None:
+        """It accepts no more: another neighbour is to."""
+        for slot in self.slots:
+            if slot.cover is child:
+                self.uncover(slot)
+
     def steer(self) -> None:
         """New connections go to the slots that serve."""
+        if not self.succession.steers:
+            return      # the last one who does counts, and that is to be one of us
         live = [slot.index for slot in self.slots if slot.serves() and not slot.retiring]
         if live and live != self.steered:
             self.steered = live
@@ -504,6 +633,8 @@ class Supervisor:
                 child.orders.close()
             if self.control is not None:
                 self.control.close_in_child()
+            self.succession.close_in_child()
+            self.deployment.close_in_child()
             for group in self.groups:
                 for listener in group.listeners:
                     listener.path = None    # its file is the parent's to remove
@@ -566,6 +697,7 @@ class Supervisor:
     def retire_child(self, child: Child) -> None:
         """Others serve in its place: it need not go on accepting."""
         self.leaving.add(child)
+        self.stop_covering(child)
         kill_at_s = time.monotonic() + self.config.graceful_timeout_s + KILL_AFTER_S
         self.dismiss(child, kill_at_s, keep_idle_s=KEEP_IDLE_S)
 
@@ -588,6 +720,7 @@ class Supervisor:
                 return
             if pid == 0:
                 return
+            self.succession.bury(pid, status)
             for child in self.children():
                 if child.pid == pid:
                     self.on_death(child, status)
@@ -637,7 +770,8 @@ class Supervisor:
             hurry = child.ready and not self.serving_slots()
             self.wait_to_start(slot, FIRST_DELAY_S if hurry else LAST_DELAY_S)
         self.failed_starts += not child.ready
-        if not self.someone_served and self.failed_starts >= len(self.slots):
+        nobody = not self.someone_served and self.failed_starts >= self.wanted
+        if nobody or (self.succession.waits and not child.ready):
             logger.error("no worker could start")
             self.status = STARTUP_FAILED
             self.stop(at_once=True, why="start-up failed")

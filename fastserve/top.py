@@ -326,7 +326,7 @@ class Screen:
         headings = ("SLOT".rjust(4), "REQ/S")
         cut = [
             _bold(line[:columns], line.lstrip().startswith(headings)) for line in lines[:rows]]
-        sys.stdout.write(HOME + f"{CLEAR_LINE}\r\n".join(cut) + CLEAR_LINE + CLEAR_REST)
+        sys.stdout.write(HOME + f"{CLEAR_LINE}\n".join(cut) + CLEAR_LINE + CLEAR_REST)
         sys.stdout.flush()
 
     def wait(self, seconds: float) -> str:

@@ -4,13 +4,15 @@ The order is the contract. Listeners are bound first (a port in use is known bef
 application starts); the lifespan starts before the first accept; a signal stops the
 accepting, lets what is in flight finish within `graceful_timeout_s`, shuts the lifespan
 down once, and the status is 0. A second signal drops what is left. A start-up that fails
-is status 3, a shutdown that fails is status 1.
+is status 3, a shutdown that fails is status 1. HUP reads the certificates anew, where there is
+no supervisor to do more; USR1 opens the log files anew.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import logging
 import os
@@ -27,15 +29,18 @@ from fastserve import log, stacks
 from fastserve._speedups.scoreboard import Scoreboard
 from fastserve.access_log import AccessLog
 from fastserve.config import Config
+from fastserve.deployment import Deployment
 from fastserve.descriptors import connections_allowed
 from fastserve.entrance import Entrance
 from fastserve.errors import ConfigError, FastserveError, StartupError
-from fastserve.listeners import Listener, open_listeners
+from fastserve.listeners import Listener
 from fastserve.orders import Orders
 from fastserve.place import Place
+from fastserve.privileges import User
 from fastserve.proxy import ForwardedFields
 from fastserve.shm import SharedBoard, read_board
 from fastserve.supervisor import supervise
+from fastserve.systemd import Notifier
 from fastserve.target import user_traceback
 from fastserve.tls import Certificates
 
@@ -43,6 +48,7 @@ if TYPE_CHECKING:
     from fastserve._speedups.engine import Engine
     from fastserve.app import App
     from fastserve.health import Page
+
 
 OK, FAILED, STARTUP_FAILED = 0, 1, 3
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -64,12 +70,13 @@ def run(app: App, config: Config) -> int:
             lambda *parts: serve_slot(lambda: app, config, *parts), config, reloads=False)
     log.configure(config.log_level, config.log_format, config.log_file)
     certificates = Certificates.from_config(config)
-    listeners = open_listeners(config)
+    deployment = Deployment(config, os.environ)
     try:
-        return Worker(app, config, listeners, certificates).run()
+        listeners = [group.of(0) for group in deployment.open()]
+        deployment.settle()
+        return Worker(app, config, listeners, certificates, deployment=deployment).run()
     finally:
-        for listener in listeners:
-            listener.close()
+        deployment.close()
 
 
 def serve_slot(
@@ -81,6 +88,9 @@ def serve_slot(
 ) -> int:
     """Serve in a worker process of a supervisor; the exit status."""
     try:
+        user = User.from_config(config)
+        if user is not None:
+            user.become()   # before any code of the application runs
         app = load()
         log.configure(config.log_level, config.log_format, config.log_file)
         certificates = Certificates.from_config(config)
@@ -146,6 +156,8 @@ class Worker:
         listeners: list[Listener],
         certificates: Certificates | None = None,
         link: Link | None = None,
+        *,
+        deployment: Deployment | None = None,
     ) -> None:
         self.app = app
         self.config = config
@@ -153,6 +165,8 @@ class Worker:
         self.certificates = certificates
         self.link = link
         self.access_log = AccessLog.from_config(config)
+        self.deployment = deployment
+        self.notifier = deployment.notifier if deployment is not None else Notifier()
         self.adopted: dict[int, list[socket.socket]] = {}   # slot -> its listeners
         self.drain_delay_s = config.drain_delay_s
         self.keep_idle_s = 0.0      # how long idle connections may still bring a last request
@@ -190,6 +204,7 @@ class Worker:
 
     def reopen_logs(self) -> None:
         """Write to the files that have the paths of the logs now."""
+        log.reopen()
         if self.access_log is not None:
             self.access_log.reopen()
         logger.info("reopened the logs")
@@ -276,6 +291,8 @@ class Worker:
         for listener in self.listeners:
             self._accept_from(listener.socket, engine, entrance)
         self.started = True
+        if self.deployment is not None:
+            self.deployment.take_over()
         if self.link is not None:
             self.link.orders.send({"event": "ready"})
         where = ", ".join(listener.label for listener in self.listeners)
@@ -283,6 +300,7 @@ class Worker:
             where = where.replace("http://", "https://")
         slot = "" if self.link is None else f", slot {self.link.slot}"
         logger.info("listening on %s (pid %d%s)", where, os.getpid(), slot)
+        self.notifier.ready("serving")
 
     @staticmethod
     def _accept_from(sock: socket.socket, engine: Engine, entrance: Entrance) -> None:
@@ -333,6 +351,7 @@ class Worker:
         self.next_tick = loop.call_at(self.due_s, self._tick, loop, engine)
         if self.link is not None:
             self.link.beat()
+        self.notifier.alive()
         engine.tick(lag_s, self._accept_queue())
         if self.certificates is not None:
             self.certificates.check()
@@ -345,6 +364,7 @@ class Worker:
         self, loop: asyncio.AbstractEventLoop, engine: Engine, entrance: Entrance
     ) -> None:
         engine.draining = True
+        self.notifier.stopping(self.drain_delay_s + self.config.graceful_timeout_s)
         if self.drain_delay_s:
             logger.info("still accepting for %g s", self.drain_delay_s)
             with contextlib.suppress(asyncio.TimeoutError):
@@ -369,23 +389,32 @@ class Worker:
 
     @contextlib.contextmanager
     def _signals(self, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-        """SIGINT and SIGTERM stop us; outside of the main thread they cannot reach us."""
+        """What each signal does; outside of the main thread they cannot reach us."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        numbers = SIGNALS if self.link is None else (signal.SIGTERM,)
-        before = {number: signal.getsignal(number) for number in numbers}
-        for number in numbers:
-            loop.add_signal_handler(number, self._signal, loop, number)
+        actions: dict[int, Callable[[], None]] = {
+            number: functools.partial(self._signal, loop, number)
+            for number in (SIGNALS if self.link is None else (signal.SIGTERM,))}
+        actions[signal.SIGUSR1] = self.reopen_logs
         if self.link is None:
-            before[signal.SIGUSR1] = signal.getsignal(signal.SIGUSR1)
-            loop.add_signal_handler(signal.SIGUSR1, self.reopen_logs)
+            actions[signal.SIGHUP] = self._hang_up
+        before = {number: signal.getsignal(number) for number in actions}
+        for number, act in actions.items():
+            loop.add_signal_handler(number, act)
         try:
             yield
         finally:
             for number, handler in before.items():
                 loop.remove_signal_handler(number)
                 signal.signal(number, handler)
+
+    def _hang_up(self) -> None:
+        logger.info("HUP: %s", "reading the certificates anew" if self.certificates is not None
+                    else "there are no certificates to read anew, and new code takes workers")
+        self.notifier.reloading()
+        self.reload_certificates()
+        self.notifier.ready("serving")
 
     def _signal(self, loop: asyncio.AbstractEventLoop, number: int) -> None:
         self.signals += 1

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import socket
 
 import pytest
 
-from fastserve.orders import MOST_UNSENT, Orders
+from fastserve.orders import MOST_KEPT, MOST_UNSENT, Orders
 
 
 @pytest.fixture
@@ -68,13 +69,64 @@ def test_who_does_not_read_is_not_waited_for(ends):
     ours, theirs = ends
     for number in range(100_000):
         ours.send({"order": "y" * 50, "number": number})
-    assert len(ours._unsent) <= MOST_UNSENT
+    assert ours._bytes_waiting <= MOST_UNSENT
 
     numbers = []
     while messages := theirs.receive():
         numbers += [message["number"] for message, _ in messages]
-        if ours._unsent:
+        if ours._waiting:
             ours.send({"order": "more", "number": -1})
     wanted = [number for number in numbers if number >= 0]
     assert wanted == list(range(len(wanted)))
     assert len(wanted) > 1000
+
+
+def test_sockets_of_a_message_that_has_to_wait_are_kept(ends):
+    """As duplicates: the sender may close its own at once, and each arrives with its message."""
+    ours, theirs = ends
+    before = len(os.listdir("/proc/self/fd"))
+    fill(ours)
+    pairs = []
+    for number in range(5):
+        near, far = socket.socketpair()
+        ours.send({"order": "adopt", "number": number}, [far])
+        far.close()
+        pairs.append(near)
+    assert ours._sockets_waiting == 5
+
+    received = {}
+    while ours._waiting or len(received) < 5:
+        for message, sockets in theirs.receive():
+            if message["order"] == "adopt":
+                received[message["number"]] = sockets
+        ours.flush()
+
+    for number, near in enumerate(pairs):
+        (far,) = received[number]
+        near.send(b"%d" % number)
+        assert far.recv(10) == b"%d" % number
+        near.close()
+        far.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_no_more_than_some_sockets_are_kept(ends):
+    """And none is left open behind the end of the talk."""
+    ours, theirs = ends
+    fill(ours)
+    while ours._bytes_waiting > MOST_UNSENT // 2:   # room for the messages, not for their sockets
+        theirs.receive()
+        ours.flush()
+    before = len(os.listdir("/proc/self/fd"))
+    with socket.socket() as sock:
+        for _ in range(MOST_KEPT):
+            ours.send({"order": "adopt"}, [sock, sock])
+        assert ours._sockets_waiting == MOST_KEPT
+        ours.close()
+    assert len(os.listdir("/proc/self/fd")) == before - 1   # its own
+
+
+def fill(ours):
+    """Send until the other end takes no more."""
+    while ours._bytes_waiting < MOST_UNSENT - 1000:
+        ours.send({"order": "y" * 500})

@@ -1,0 +1,318 @@
+"""One supervisor after another, on the same sockets: USR2 and `fastserve ctl upgrade`.
+
+The old one runs its own command line again: the code, the settings and the version of fastserve
+that are there now. The new process inherits every listener by its descriptor, which a private
+variable names, and one end of a talk. Both accept from the same queues while the new workers start.
+Only when all of them serve does the new one say so; from then on the old one steers nothing, owns
+no file, lets its workers accept for RETIRE_AFTER_S more, so that no handshake that began before is
+lost, and ends behind them.
+
+Until then the new one steers nothing and owns no file either. If it fails, at whatever point, the
+old one says why and serves on. If the old one is killed, the new one takes over at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Mapping, MutableMapping, Sequence
+from typing import TYPE_CHECKING, NoReturn
+
+from fastserve.control import Answer, refused
+from fastserve.deaths import explain
+from fastserve.listeners import ACTIVATED, Group, Heritage
+from fastserve.orders import Message, Orders
+
+if TYPE_CHECKING:
+    from fastserve.supervisor import Supervisor
+
+VARIABLE = "_FASTSERVE_HANDOVER"
+FAILED = 1
+START_S = 10.0      # for the new supervisor itself, beside its workers' boot_timeout_s
+END_S = 5.0         # from TERM to KILL for one that did not come up
+
+logger = logging.getLogger("fastserve")
+
+
+class Before:
+    """The supervisor that this one follows.
+
+    heritage:  its listeners
+    hands_on:  it still serves, steers and owns the files
+    """
+
+    def __init__(self, pid: int, talk: Orders, heritage: Heritage) -> None:
+        self.pid = pid
+        self.talk = talk
+        self.heritage = heritage
+        self.keys = set(heritage.sockets)
+        self.hands_on = True
+        self.told = False
+
+    @classmethod
+    def from_environment(cls, environ: MutableMapping[str, str]) -> Before | None:
+        """Who started this process as its successor, if somebody did; the variable is taken."""
+        text = environ.pop(VARIABLE, None)
+        told = json.loads(text) if text is not None else {}
+        if told.get("for") != os.getpid():
+            return None
+        named, activated = [], []
+        for key, numbers in told["groups"].items():
+            sockets = [_inherited(number) for number in numbers]
+            if key.partition("#")[0] == ACTIVATED:
+                activated += sockets
+            else:
+                named.append((key, sockets))
+        return cls(told["from"], Orders(_inherited(told["talk"])), Heritage(named, activated))
+
+    def tell_ready(self, keys: Sequence[str]) -> None:
+        """All our workers serve, at these addresses."""
+        if not self.told:
+            self.told = True
+            self.talk.send({"event": "ready", "keys": list(keys)})
+
+    def tell_failed(self, reason: str) -> None:
+        """We cannot follow."""
+        self.talk.send({"event": "failed", "reason": reason})
+
+    def has_left_it_to_us(self) -> bool:
+        """Whether the other has just stopped steering, or has died before that."""
+        with contextlib.suppress(EOFError):
+            left = any(message["order"] == "take" for message, _ in self.talk.receive())
+            self.hands_on = self.hands_on and not left
+            return left
+        left, self.hands_on = self.hands_on, False
+        return left
+
+    def is_gone(self) -> bool:
+        """Whether its process has ended: nobody else holds the listeners."""
+        if self.hands_on:
+            return False
+        with contextlib.suppress(EOFError):
+            self.talk.receive()
+            return False
+        self.talk.close()
+        return True
+
+
+class After:
+    """The supervisor that is to follow this one.
+
+    over, error:  how the upgrade came out
+    """
+
+    def __init__(self, pid: int, talk: Orders, boot_timeout_s: float) -> None:
+        self.pid = pid
+        self.talk = talk
+        self.ready_within_s = boot_timeout_s + START_S
+        self.give_up_at_s = time.monotonic() + self.ready_within_s
+        self.over = False
+        self.error = ""
+        self.keys: set[str] = set()     # the addresses that it serves
+
+    def outcome(self) -> Answer | None:
+        """The answer to who asked for it."""
+        if not self.over:
+            return None
+        return refused(self.error) if self.error else {"ok": True}
+
+    def listen(self) -> bool:
+        """Read what it says; whether it has just become ready."""
+        try:
+            messages: list[Message] = [message for message, _ in self.talk.receive()]
+        except EOFError:    # it ends; waitpid() will tell
+            return False
+        for message in messages:
+            if message["event"] == "failed":
+                self.error = self.error or message["reason"]
+            elif message["event"] == "ready" and not self.over and not self.error:
+                self.over = True
+                self.keys = set(message["keys"])
+                return True
+        return False
+
+    def watch(self) -> None:
+        """End it when it has taken too long."""
+        now = time.monotonic()
+        if not self.over and now >= self.give_up_at_s:
+            self.end(f"it was not ready within {self.ready_within_s:g} s")
+
+    def end(self, reason: str) -> None:
+        """Tell it to end; and if it was told before, make it."""
+        number = signal.SIGKILL if self.error else signal.SIGTERM
+        self.error = self.error or reason
+        self.give_up_at_s = time.monotonic() + END_S
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+
+    def ended(self, status: int) -> None:
+        """It has, with this status of waitpid(), before it was ready."""
+        self.over = True
+        self.error = self.error or f"the new supervisor {explain(status, '', False)}"
+        self.talk.close()
+
+
+def obstacle() -> str:
+    """Why this process cannot be started a second time; nothing if it can."""
+    if os.getpid() == 1:
+        return ("this is process 1, with which its container ends: reload by HUP, or start another "
+                "container")
+    if not sys.executable or sys.argv[:1] in ([], [""], ["-"]):
+        return "this program was read from its input and cannot be run again: put it into a file"
+    return ""
+
+
+def starting_directory() -> str:
+    """The current directory by the name that it was entered by.
+
+    It may be a link, which leads to the new code by now: what the shell called it is kept.
+    """
+    named = os.environ.get("PWD", "")
+    with contextlib.suppress(OSError):
+        if named and os.path.samefile(named, os.curdir):
+            return named
+    return os.getcwd()
+
+
+def start_successor(
+    groups: Sequence[Group], directory: str, environ: Mapping[str, str], boot_timeout_s: float
+) -> After:
+    """Run this process's command line again, with the listeners of these groups."""
+    ours, theirs = Orders.pair()
+    parent = os.getpid()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid == 0:
+        signal.set_wakeup_fd(-1)    # it is the parent's
+        _become_successor(groups, directory, environ, parent, theirs)
+    theirs.close()
+    return After(pid, ours, boot_timeout_s)
+
+
+def _become_successor(
+    groups: Sequence[Group], directory: str, environ: Mapping[str, str], parent: int, talk: Orders
+) -> NoReturn:
+    try:
+        numbers = {
+            group.key: [listener.socket.fileno() for listener in group.listeners]
+            for group in groups}
+        for number in [talk.fileno(), *(one for some in numbers.values() for one in some)]:
+            os.set_inheritable(number, True)
+        told = {"for": os.getpid(), "from": parent, "talk": talk.fileno(), "groups": numbers}
+        os.chdir(directory)
+        os.execve(  # noqa: S606  (our own command line)
+            sys.executable, [sys.executable, *sys.orig_argv[1:]],
+            {**environ, VARIABLE: json.dumps(told)})
+    except OSError as error:
+        talk.send({"event": "failed", "reason": f"cannot run {sys.executable} in {directory} "
+                   f"again: {error.strerror}"})
+    finally:
+        os._exit(FAILED)
+
+
+def _inherited(number: int) -> socket.socket:
+    os.set_inheritable(number, False)
+    return socket.socket(fileno=number)
+
+
+class Succession:
+    """Whom a supervisor follows, and who follows it."""
+
+    def __init__(self, supervisor: Supervisor, before: Before | None) -> None:
+        self.supervisor = supervisor
+        self.before = before
+        self.after: After | None = None
+        self.directory = starting_directory()
+
+    @property
+    def waits(self) -> bool:
+        """Whether the one before still steers and owns the files."""
+        return self.before is not None and self.before.hands_on
+
+    @property
+    def steers(self) -> bool:
+        """Whether it is us who do."""
+        return not self.waits and not self.handed_on
+
+    @property
+    def handed_on(self) -> bool:
+        """Whether the one behind does."""
+        return self.after is not None and self.after.over and not self.after.error
+
+    @property
+    def starts(self) -> bool:
+        """Whether one is being started, or ended again."""
+        return self.after is not None and not self.after.over
+
+    @property
+    def problem(self) -> str:
+        """Why nothing can be changed now; nothing if it can."""
+        if self.starts:
+            return "an upgrade is under way"
+        if self.before is not None:
+            return "the supervisor before this one has not ended yet"
+        return ""
+
+    def numbers(self) -> list[int]:
+        """The descriptors to wait for."""
+        talks = [self.before.talk] if self.before is not None else []
+        talks += [self.after.talk] if self.after is not None and self.starts else []
+        return [talk.fileno() for talk in talks]
+
+    def begin(self) -> str:
+        """Start a successor; why that cannot be, or nothing."""
+        reason = self.problem or obstacle()
+        if not reason:
+            owner = self.supervisor
+            environ = {**os.environ, **owner.deployment.notifier.environment()}
+            self.after = start_successor(
+                owner.all_groups(), self.directory, environ, owner.config.boot_timeout_s)
+            logger.info("upgrading: supervisor %d starts", self.after.pid)
+        return reason
+
+    def stop(self) -> None:
+        """The server stops, with all that belongs to it."""
+        if self.after is not None and self.starts:
+            self.after.end("the server stops")
+
+    def turn(self, *, complete: bool) -> None:
+        """Act on what the others have said.
+
+        complete:  all our workers serve
+        """
+        before, after = self.before, self.after
+        if before is not None and before.hands_on:
+            if complete:
+                before.tell_ready([group.key for group in self.supervisor.all_groups()])
+            if before.has_left_it_to_us():
+                self.supervisor.take_over()
+        elif before is not None and before.is_gone():
+            self.before = None
+        if after is not None and not after.over:
+            if after.listen():
+                self.supervisor.hand_on(after)
+            after.watch()
+
+    def close_in_child(self) -> None:
+        """In a forked process: the talks are the parent's."""
+        for one in (self.before, self.after):
+            if one is not None:
+                one.talk.close()
+
+    def bury(self, pid: int, status: int) -> None:
+        """A process of ours has ended."""
+        after = self.after
+        if after is not None and after.pid == pid:
+            if after.over:
+                logger.error("supervisor %d %s", pid, explain(status, "", False))
+                return
+            after.listen()      # why
+            after.ended(status)
+            logger.error("the upgrade failed: %s; this supervisor serves on", after.error)
