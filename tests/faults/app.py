@@ -83,6 +83,12 @@ def stream(pieces: int, ms: int) -> StreamingResponse:
     return StreamingResponse(made())
 
 
+@app.get("/environment")
+def environment() -> list[str]:
+    """What one supervisor has told the next by variables."""
+    return [name for name in os.environ if name.startswith("_FASTSERVE")]
+
+
 @app.get("/grow/{size:int}")
 def grow(size: int) -> str:
     """Hold so many bytes more, for good."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from tests.faults.acts import Outcome, outcome, reload, scale
 from tests.faults.judging import judge, load_of
-from tests.faults.serving import FASTSERVE, ROOT, Serving, under_load, until
+from tests.faults.serving import FASTSERVE, ROOT, Serving, is_running, under_load, until
 from tests.hostile.report import Report
 
 
@@ -81,6 +82,51 @@ def l6(report: Report) -> None:
     judge(report, found, 0.1)
 
 
+def l7(report: Report) -> None:
+    """Another supervisor takes over, with a worker more, and one less again: nothing is lost."""
+    from_file = dataclasses.replace(
+        FASTSERVE, command=FASTSERVE.command.replace("--workers {workers}", "--config {settings}"))
+    with Serving(from_file) as server:
+        with under_load(server, load_of(report)) as watching:
+            for wanted in (3, 2) * (50 if report.full else 1):
+                old = server.ask("status")["pid"]
+                server.settings.write_text(f"workers = {wanted}\n")
+                done = ctl(server, "upgrade")
+                if done.returncode:
+                    report.require(f"upgrade to {wanted}", done.stderr.strip(), False, "status 0")
+                until(lambda old=old: not is_running(old))
+                until(server.serves)
+            serving = server.workers()
+            server.mood = "broken"
+            done = ctl(server, "upgrade")
+            report.require("an upgrade to broken code", done.returncode, done.returncode == 1,
+                           "status 1")
+            report.count("it says", done.stderr.strip())
+            same = server.workers() == serving
+            report.require("the workers", "the old ones" if same else "others", same,
+                           "the old ones")
+        left = server.get("/environment").rpartition(b"\r\n")[2]
+        report.require("variables that are left of it", left.decode(), left == b"[]", "none")
+        last = server.ask("status")["pid"]
+        report.require("the supervisor", "another", last != server.pid, "another")
+        os.kill(last, signal.SIGTERM)
+        until(lambda: not is_running(last))
+        alive = [pid for pid in server.started() if is_running(pid)]
+        report.require("workers after TERM", len(alive), not alive, "none")
+    judge(report, outcome(server, watching), 0.1)
+
+
+def l13(report: Report) -> None:
+    """The supervisor as process 1 of a container: orphans that end do nothing, nor stay."""
+    some = [] if report.full else ["-k", "strangers"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_pid_one.py",
+         *some],
+        cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    said = done.stdout.strip().splitlines()[-1]
+    report.require("tests/test_pid_one.py", said, done.returncode == 0, "passed")
+
+
 def l14(report: Report) -> None:
     """All workers are due at once, for each of the three reasons: one at a time, nothing lost."""
     for flags in (("--max-requests", "1000"), ("--max-lifetime-s", "1.5"),
@@ -91,7 +137,7 @@ def l14(report: Report) -> None:
             fewest = 3
             with under_load(server, load_of(report)) as watching:
                 begun_s = time.monotonic()
-                while time.monotonic() - begun_s < (600 if report.full else 6):
+                while time.monotonic() - begun_s < (600 if report.full else 4):
                     if flags[0] == "--max-rss-bytes":
                         server.get("/grow/6000000")
                     status = server.ask("status")

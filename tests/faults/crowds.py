@@ -25,7 +25,7 @@ A_SOURCE = 20_000       # connections from one address of ours: the ports are fe
 
 def l11(report: Report) -> None:
     """New connections are spread evenly over the workers, and over a pool of 32 too."""
-    for workers in (2, 4, 8):
+    for workers in (2, 4, 8) if report.full else (4, 8):
         with Serving(workers=workers) as server:
             until(server.serves)
             counts = answered_by(server, 10_000)

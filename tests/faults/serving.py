@@ -37,7 +37,8 @@ TIME_WAIT, LISTEN = 6, 10
 class Make:
     """How servers of one make are started.
 
-    command:  {python}, {port} and {workers} are filled in
+    command:  {python}, {port} and {workers} are filled in, and {settings}, a file of settings
+              that says how many workers
     python:   the interpreter that has it
     scales:   whether TTIN and TTOU change the number of its workers
     """
@@ -50,7 +51,8 @@ class Make:
 
 FASTSERVE = Make(
     "fastserve",
-    "{python} -m fastserve run tests/faults/app.py --workers {workers} --port {port}")
+    "{python} -m fastserve run tests/faults/app.py --workers {workers} --port {port}"
+    " --control {control}")
 
 
 def until(condition: Callable[[], bool], timeout_s: float = 60) -> float:
@@ -157,6 +159,8 @@ class Serving:
         (self.home / "events").touch()
         self.mood = self.first_mood
         self.control = str(self.home / "control")
+        self.settings = self.home / "settings.toml"
+        self.settings.write_text(f"workers = {self.count}\n")
         self.port = self.port or free_port()
         self.address: Address = self.unix or ("127.0.0.1", self.port)
         self.process = self.start()
@@ -173,11 +177,10 @@ class Serving:
     def start(self) -> subprocess.Popen[bytes]:
         """Another process of the same command line."""
         words = self.make.command.format(
-            python=self.make.python, port=self.port, workers=self.count).split()
+            python=self.make.python, port=self.port, workers=self.count,
+            control=self.control, settings=self.settings).split()
         if self.unix is not None:
             words[words.index("--port"):words.index("--port") + 2] = ["--uds", self.unix]
-        if self.make is FASTSERVE:
-            words += ["--control", self.control]
         environ = dict(os.environ, FAULTS_DIR=str(self.home), PYTHONPATH=str(ROOT))
         with open(self.home / "log", "ab") as log:
             return subprocess.Popen(

@@ -36,7 +36,7 @@ def l1(report: Report) -> None:
 
 def l2(report: Report) -> None:
     """kill -9 of workers under load: what fails is what the victims had accepted."""
-    for import_s, times in ((0, 100), (4, 100)) if report.full else ((0, 4), (3, 1)):
+    for import_s, times in ((0, 100), (4, 100)) if report.full else ((0, 3), (2, 1)):
         report.count("an import takes, s", import_s)
         with Serving(mood=f"import {import_s}") as server:
             found = kill_workers(server, times, load_of(report))
@@ -90,7 +90,8 @@ def l9(report: Report) -> None:
     with Serving() as server, under_load(server, load_of(report)) as watching:
         before = server.ask("status")
         second = server.make.command.format(
-            python=server.make.python, port=server.port, workers=2).split()
+            python=server.make.python, port=server.port, workers=2,
+            control=f"{server.home}/second").split()
         for _ in range(20 if report.full else 1):
             done = subprocess.run(second, capture_output=True, text=True, timeout=60, check=False)
             said = done.stderr.strip().splitlines()[-1:]
