@@ -159,6 +159,14 @@ class Group:
         if not self.shared and slot == len(self.listeners) - 1:
             self.listeners.pop().close()
 
+    def let_go(self) -> None:
+        """Leave the listeners to the workers: when the last closes, new connections are refused.
+
+        Files of unix sockets stay until close().
+        """
+        for listener in self.listeners:
+            listener.socket.close()
+
     def leave_file(self) -> None:
         """The file of a unix socket is another process's to remove."""
         for listener in self.listeners:

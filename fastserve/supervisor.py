@@ -57,6 +57,7 @@ MOST_WORKERS = 512
 TURN_S = 0.25               # how often the silent are looked for
 KILL_AFTER_S = 1.0          # from the bound of a graceful stop, or a stack dump, to SIGKILL
 RETIRE_AFTER_S = 1.0        # for the handshakes that began before the steering
+KEEP_IDLE_S = 2.0           # a replaced worker, for the requests that are on their way to it
 SETTLED_S = 1.0             # who served for so long has not failed to start
 FIRST_DELAY_S, LAST_DELAY_S = 0.1, 30.0
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
@@ -219,6 +220,8 @@ class Supervisor:
         logger.info("%s: %s", why, "stopping now" if at_once else "stopping")
         self.end_reload("the server stops")
         self.succession.stop()
+        for group in self.groups:
+            group.let_go()
         if self.stop_by_s is None or at_once:
             graceful_s = self.config.drain_delay_s + self.config.graceful_timeout_s
             self.stop_by_s = time.monotonic() + KILL_AFTER_S + (0 if at_once else graceful_s)
@@ -699,15 +702,18 @@ class Supervisor:
         """Others serve in its place: it need not go on accepting."""
         self.leaving.add(child)
         self.stop_covering(child)
-        self.dismiss(child, time.monotonic() + self.config.graceful_timeout_s + KILL_AFTER_S)
+        kill_at_s = time.monotonic() + self.config.graceful_timeout_s + KILL_AFTER_S
+        self.dismiss(child, kill_at_s, keep_idle_s=KEEP_IDLE_S)
 
     def dismiss(
-        self, child: Child, kill_at_s: float, *, at_once: bool = False, delay_s: float = 0
+        self, child: Child, kill_at_s: float, *, at_once: bool = False, delay_s: float = 0,
+        keep_idle_s: float = 0,
     ) -> None:
         """Tell a worker to end, how long it accepts until then, and when it must have."""
         child.dismissed = True
         child.kill_at_s = kill_at_s if child.kill_at_s is None else min(child.kill_at_s, kill_at_s)
-        child.orders.send({"order": "stop", "at_once": at_once, "drain_delay_s": delay_s})
+        child.orders.send({"order": "stop", "at_once": at_once, "drain_delay_s": delay_s,
+                           "keep_idle_s": keep_idle_s})
 
     def reap(self) -> None:
         """Learn who has ended. Orphans that this process inherits as PID 1 are buried too."""
