@@ -13,16 +13,17 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NoReturn
 
 import click
 
 from fastserve.config import Config
 from fastserve.errors import ConfigError, FastserveError, ImportTargetError
+from fastserve.presets import NOT_IN_DEV
 from fastserve.sources import Sourced, gather
 
-IMPORTING = "Importing"
+IMPORTING, RELOADING = "Importing", "Reload"
 Command = Callable[..., Any]
 
 
@@ -80,8 +81,10 @@ def _option(setting: dataclasses.Field[Any]) -> GroupedOption:
     )
 
 
-def _with_settings(command: Command) -> Command:
+def _with_settings(command: Command, *, without: Iterable[str] = ()) -> Command:
     for setting in reversed(dataclasses.fields(Config)):
+        if setting.name in without:
+            continue
         option = _option(setting)
         if not hasattr(command, "__click_params__"):
             command.__click_params__ = []  # type: ignore[attr-defined]
@@ -127,6 +130,7 @@ HELP = """Serve Python web applications over HTTP/1.1.
 \b
 fastserve run main:app               the attribute `app` of main.py
 fastserve run app/main.py --port 80  a file; `:app` is the default
+fastserve dev main:app               the same, and new code as soon as it is saved
 fastserve routes main:app            what it answers
 fastserve ctl --control PATH status  what the workers of a server do
 fastserve config                     the settings that run would have here
@@ -170,6 +174,49 @@ def run(
         _fail(str(error))
     worker.leave_threads_behind(app, status)
     sys.exit(status)
+
+
+def _with_watching(command: Command) -> Command:
+    for name, metavar, text in (
+        ("exclude", "PATTERN", "Files and directories whose changes do not count."),
+        ("include", "PATTERN", "Files to watch beside *.py, such as '*.html'."),
+        ("dir", "DIR", "Watch what is below it. [the current directory]"),
+    ):
+        command = click.option(
+            f"--reload-{name}", metavar=metavar, multiple=True, cls=GroupedOption,
+            group=RELOADING, help=f"{text} Several are possible.")(command)
+    return command
+
+
+def _with_dev_settings(command: Command) -> Command:
+    return _with_settings(command, without=NOT_IN_DEV)
+
+
+@main.command(cls=GroupedCommand)
+@_with_target
+@_with_file
+@_with_watching
+@_with_dev_settings
+def dev(*, target: str, factory: bool, app_dir: str | None, config_file: str | None,
+        reload_dir: tuple[str, ...], reload_include: tuple[str, ...],
+        reload_exclude: tuple[str, ...], **settings: Any) -> None:
+    """Serve MODULE:APP while you write it: a saved file is served at once.
+
+    Takes the settings of `run`. No connection is refused while the new code starts; what does
+    not start leaves the old one serving, and the page shows why where none has started yet.
+    """
+    from fastserve import dev as door
+    from fastserve.changes import Watched
+    from fastserve.target import load_app
+
+    config = door.settings(_gather(config_file, settings))
+    directories = reload_dir or door.directories_of(target, app_dir)
+    try:
+        sys.exit(door.serve(
+            lambda: load_app(target, app_dir=app_dir, factory=factory), config,
+            Watched.below(directories, reload_include, reload_exclude)))
+    except FastserveError as error:
+        _fail(str(error))
 
 
 def _gather(file: str | None, settings: dict[str, Any]) -> Sourced:

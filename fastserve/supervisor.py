@@ -547,9 +547,13 @@ class Supervisor:
             slot.start_at_s = time.monotonic() + delay_s * random.uniform(0.75, 1.25)  # noqa: S311
         self.failed_starts += not child.ready
         if not self.someone_served and self.failed_starts >= len(self.slots):
-            logger.error("no worker could start")
-            self.status = STARTUP_FAILED
-            self.stop(at_once=True, why="start-up failed")
+            self.no_worker_starts()
+
+    def no_worker_starts(self) -> None:
+        """Nobody ever served, and each has failed."""
+        logger.error("no worker could start")
+        self.status = STARTUP_FAILED
+        self.stop(at_once=True, why="start-up failed")
 
     def watch(self) -> None:
         """Look for workers whose loop does not turn."""
