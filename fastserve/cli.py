@@ -13,14 +13,14 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NoReturn
 
 import click
 
 from fastserve.config import Config
 from fastserve.errors import ConfigError, FastserveError, ImportTargetError
-from fastserve.presets import NOT_IN_DEV
+from fastserve.presets import DEV_DEFAULTS, NOT_IN_DEV
 from fastserve.sources import Sourced, gather
 
 IMPORTING, RELOADING = "Importing", "Reload"
@@ -99,20 +99,29 @@ def _with_file(command: Command) -> Command:
     return option(command)
 
 
-def _with_target(command: Command) -> Command:
+def _with_target(command: Command, *, required: bool = True) -> Command:
     for decorate in (
         click.option("--factory", is_flag=True, cls=GroupedOption, group=IMPORTING,
                      help="APP is a function that makes the application."),
         click.option("--app-dir", metavar="DIR", cls=GroupedOption, group=IMPORTING,
                      type=click.Path(exists=True, file_okay=False),
                      help="Look for MODULE here instead of in the current directory."),
-        click.argument("target", metavar="MODULE:APP", callback=_check_target),
+        click.argument("target", metavar="MODULE:APP" if required else "[MODULE:APP]",
+                       required=required, callback=_check_target),
     ):
         command = decorate(command)
     return command
 
 
-def _check_target(ctx: click.Context, param: click.Parameter, value: str) -> str:
+def _with_target_or_none(command: Command) -> Command:
+    return _with_target(command, required=False)
+
+
+def _check_target(
+    ctx: click.Context, param: click.Parameter, value: str | None
+) -> str | None:
+    if value is None:
+        return None
     module, colon, attribute = value.partition(":")
     if not module or (colon and not attribute) or ":" in attribute:
         raise click.BadParameter(f"{value!r} is not MODULE:APP; examples: main:app, app/main.py")
@@ -130,22 +139,29 @@ HELP = """Serve Python web applications over HTTP/1.1.
 \b
 fastserve run main:app               the attribute `app` of main.py
 fastserve run app/main.py --port 80  a file; `:app` is the default
-fastserve dev main:app               the same, and new code as soon as it is saved
-fastserve routes main:app            what it answers
-fastserve ctl --control PATH status  what the workers of a server do
-fastserve config                     the settings that run would have here
+fastserve run main:app --workers 4   several processes, and nothing lost
 """  # \b keeps click from filling the lines
+ORDER = ("run", "dev", "check", "config", "routes", "ctl", "top", "tail")
+
+
+class Commands(click.Group):
+    """The commands in the order in which people come to need them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        known = [name for name in ORDER if name in self.commands]
+        return known + sorted(set(self.commands) - set(ORDER))
 
 
 @click.group(
-    help=HELP, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+    cls=Commands, help=HELP,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False,
               callback=_show_version, help="Show the versions of what is installed.")
 def main() -> None:
     """Serve Python web applications."""
 
 
-@main.command(cls=GroupedCommand)
+@main.command(cls=GroupedCommand, short_help="Serve an application.")
 @_with_target
 @_with_file
 @_with_settings
@@ -192,7 +208,8 @@ def _with_dev_settings(command: Command) -> Command:
     return _with_settings(command, without=NOT_IN_DEV)
 
 
-@main.command(cls=GroupedCommand)
+@main.command(
+    cls=GroupedCommand, short_help="Serve it while you write it: a saved file is served at once.")
 @_with_target
 @_with_file
 @_with_watching
@@ -209,7 +226,7 @@ def dev(*, target: str, factory: bool, app_dir: str | None, config_file: str | N
     from fastserve.changes import Watched
     from fastserve.target import load_app
 
-    config = door.settings(_gather(config_file, settings))
+    config = _gather(config_file, {**settings, **NOT_IN_DEV}, DEV_DEFAULTS).config
     directories = reload_dir or door.directories_of(target, app_dir)
     try:
         sys.exit(door.serve(
@@ -219,15 +236,17 @@ def dev(*, target: str, factory: bool, app_dir: str | None, config_file: str | N
         _fail(str(error))
 
 
-def _gather(file: str | None, settings: dict[str, Any]) -> Sourced:
+def _gather(
+    file: str | None, settings: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
+) -> Sourced:
     given = {name: None if value == () else value for name, value in settings.items()}
     try:
-        return gather(given, os.environ, file)
+        return gather(given, os.environ, file, defaults)
     except ConfigError as error:
         raise click.UsageError(str(error)) from None
 
 
-@main.command(cls=GroupedCommand)
+@main.command(cls=GroupedCommand, short_help="Show the settings, and where each comes from.")
 @_with_file
 @click.option("--all", "everything", is_flag=True, cls=GroupedOption, group=IMPORTING,
               help="Defaults too.")
@@ -246,7 +265,37 @@ def config(everything: bool, config_file: str | None, **settings: Any) -> None:
             click.echo(f"{setting.name} = {shown}    # {source or 'default'}")
 
 
-@main.command()
+@main.command(
+    cls=GroupedCommand, short_help="Say what is wrong with this machine, and what mends it.")
+@_with_target_or_none
+@_with_file
+@click.option("--json", "as_json", is_flag=True, cls=GroupedOption, group=IMPORTING,
+              help="Print the findings for programs.")
+@_with_settings
+def check(*, target: str | None, factory: bool, app_dir: str | None, config_file: str | None,
+          as_json: bool, **settings: Any) -> None:
+    """Look for what is wrong with this machine and these settings, and say what mends it.
+
+    With MODULE:APP also with the application, which is imported. Touches no server that runs.
+    Exit status 1 where `run` would not work.
+    """
+    from fastserve import check as door
+    from fastserve.machine import ERROR, Finding, Machine
+    from fastserve.target import load_app
+
+    def load() -> Any:
+        return load_app(str(target), app_dir=app_dir, factory=factory)
+
+    try:
+        found = door.findings_of(
+            _gather(config_file, settings).config, Machine(), load if target else None)
+    except click.UsageError as error:
+        found = [Finding(ERROR, "settings", error.message, "fastserve run --help")]
+    click.echo(json.dumps(door.as_json(found)) if as_json else "\n".join(door.lines_of(found)))
+    sys.exit(not door.succeeded(found))
+
+
+@main.command(short_help="Ask a server with workers: status, reload, scale, drain, stop.")
 @click.option("--control", metavar="PATH", required=True,
               help="The --control of the server.")
 @click.option("--json", "as_json", is_flag=True, help="Print the answer as it came.")
@@ -296,7 +345,7 @@ def _status_lines(answer: dict[str, Any]) -> Iterator[str]:
         yield f"leaving: {', '.join(map(str, answer['leaving']))}"
 
 
-@main.command(cls=GroupedCommand)
+@main.command(cls=GroupedCommand, short_help="List what an application answers.")
 @_with_target
 def routes(target: str, factory: bool, app_dir: str | None) -> None:
     """List the routes of the application MODULE:APP."""

@@ -10,14 +10,19 @@ _CGROUPS = Path("/sys/fs/cgroup")
 
 def usable() -> int:
     """Whole processors, at least one; a quota of 1.5 is two workers' worth."""
-    try:
-        count = len(os.sched_getaffinity(0))
-    except AttributeError:      # not Linux
-        count = os.cpu_count() or 1
+    count = affinity()
     allowed = quota()
     if allowed is not None:
         count = min(count, max(1, int(allowed + 0.5)))
     return count
+
+
+def affinity() -> int:
+    """The processors that the scheduler may put this process on."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:      # not Linux
+        return os.cpu_count() or 1
 
 
 def quota(root: Path = _CGROUPS, membership: Path = Path("/proc/self/cgroup")) -> float | None:

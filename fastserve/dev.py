@@ -31,9 +31,7 @@ from fastserve.config import Config
 from fastserve.listeners import Group, Inherited, Listener, Tcp, addresses, open_groups
 from fastserve.networks import Networks
 from fastserve.orders import Orders
-from fastserve.presets import DEV_DEFAULTS, NOT_IN_DEV
 from fastserve.slots import Child, Slot
-from fastserve.sources import Sourced
 from fastserve.standin import stand_in
 from fastserve.supervisor import MOST_WORKERS, STARTUP_FAILED, Supervisor
 
@@ -42,12 +40,6 @@ AGAIN_S = 1.0       # until a watcher that has ended is started again
 SHOWN_FILES = 3
 
 logger = logging.getLogger("fastserve")
-
-
-def settings(sourced: Sourced) -> Config:
-    """The settings of dev from those that were given."""
-    defaults = {name: value for name, value in DEV_DEFAULTS.items() if name not in sourced.sources}
-    return dataclasses.replace(sourced.config, **defaults, **NOT_IN_DEV)
 
 
 def directories_of(target: str, app_dir: str | None) -> list[str]:

@@ -24,8 +24,9 @@ import fastserve
 from fastserve import changes
 from fastserve.changes import Watched, Watcher
 from fastserve.config import Config
-from fastserve.dev import directories_of, is_private, settings
+from fastserve.dev import directories_of, is_private
 from fastserve.errors import ConfigError, MissingExtraError
+from fastserve.presets import DEV_DEFAULTS, NOT_IN_DEV
 from fastserve.sources import gather
 from fastserve.standin import SILENT, stand_in
 from fastserve.testing import TestClient
@@ -362,12 +363,27 @@ def test_a_stand_in_answers_everything_and_may_be_silent():
 
 def test_dev_has_defaults_of_its_own_that_whatever_is_given_overrides():
     """But what makes no sense here is off, wherever it was given."""
-    assert settings(gather({}, {})).workers == 1
-    assert settings(gather({}, {})).log_level == "debug"
-    given = gather({"workers": 2, "graceful_timeout_s": 5.0}, {"FASTSERVE_PRELOAD": "1"})
-    assert settings(given).graceful_timeout_s == 5.0
-    assert settings(given).workers == 2
-    assert settings(given).preload is False
+    config = gather(NOT_IN_DEV, {"FASTSERVE_CONTROL": "c"}, None, DEV_DEFAULTS).config
+    assert (config.workers, config.log_level, config.control) == (1, "debug", "c")
+    environment = {"FASTSERVE_PRELOAD": "1", "FASTSERVE_GRACEFUL_TIMEOUT_S": "5"}
+    config = gather({"workers": 2, **NOT_IN_DEV}, environment, None, DEV_DEFAULTS).config
+    assert (config.workers, config.graceful_timeout_s, config.preload) == (2, 5.0, False)
+
+
+def test_what_makes_no_sense_here_has_no_flag(tmp_path, code):
+    """And in the file, where it is for `run`, it does not count."""
+    done = subprocess.run(
+        [sys.executable, "-m", "fastserve", "dev", "main:app", "--preload"],
+        capture_output=True, text=True, env=ENVIRONMENT, timeout=SOON_S)
+    assert done.returncode == 2
+    assert "No such option" in done.stderr
+
+
+def test_the_file_of_settings_is_for_dev_too(develop, code):
+    """With its preload and its address."""
+    (code.parent / "pyproject.toml").write_text("[tool.fastserve]\npreload = true\nworkers = 2\n")
+    server = develop()
+    assert "2 workers" in server.log
 
 
 def test_without_watchfiles_the_error_names_the_extra(monkeypatch):

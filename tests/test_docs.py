@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from wire_cases import tomllib
 
-from fastserve.cli import config, ctl, dev, run
+from fastserve.cli import check, config, ctl, dev, run
 from fastserve.config import LIMITS, TIMES, Config
 from fastserve.files import StaticOptions
 from fastserve.testing import TestClient
@@ -99,7 +99,7 @@ def test_the_commands_of_a_page_parse(page):
     extras = set(project["optional-dependencies"])
     for command in commands(page):
         words = shlex.split(command, comments=True)
-        served = {"run": run, "dev": dev}
+        served = {"run": run, "dev": dev, "check": check}
         if words[:1] == ["fastserve"] and words[1] in served:
             context = served[words[1]].make_context("fastserve", words[2:])
             given = {k: v for k, v in context.params.items() if v not in (None, ())}
@@ -135,7 +135,8 @@ def test_every_limit_is_on_its_page():
 def test_the_flags_of_a_page_exist(page):
     """What stands alone between backticks and begins with dashes, or with `fastserve run`."""
     known = {"--help", *OTHER_FLAGS}
-    for parameter in (*run.params, *dev.params, *ctl.params, *config.params):
+    for parameter in (
+            *run.params, *dev.params, *check.params, *ctl.params, *config.params):
         known |= {*parameter.opts, *parameter.secondary_opts}
     text = FENCED.sub("", page.read_text())
     for code in re.findall(r"`(--[^`]*|fastserve run [^`]*)`", text):

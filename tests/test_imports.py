@@ -28,7 +28,7 @@ FLOORS = {
     "proxy": PROCESS, "proxy_protocol": PROCESS, "target": PROCESS, "tls": PROCESS,
     "worker": PROCESS,
     "__init__": DOORS, "__main__": DOORS, "cli": DOORS, "testing": DOORS,
-    "changes": DOORS, "dev": DOORS, "standin": DOORS,
+    "changes": DOORS, "check": DOORS, "machine": DOORS, "dev": DOORS, "standin": DOORS,
 }
 # On the ground, too.
 GROUND_ORDER = ["errors", "networks", "presets", "config"]
