@@ -22,6 +22,7 @@ FLOORS = {
     "decompress": APPLICATION, "forms": APPLICATION, "health": APPLICATION,
     "middleware": APPLICATION, "routing": APPLICATION,
     "beats": PROCESS, "control": PROCESS, "cpus": PROCESS, "deaths": PROCESS, "orders": PROCESS,
+    "readings": PROCESS, "shm": PROCESS,
     "slots": PROCESS, "sources": PROCESS, "stacks": PROCESS, "steering": PROCESS,
     "supervisor": PROCESS,
     "descriptors": PROCESS, "entrance": PROCESS, "listeners": PROCESS, "log": PROCESS,
@@ -34,10 +35,11 @@ FLOORS = {
 GROUND_ORDER = ["errors", "networks", "presets", "config"]
 # Inside the wire floor: each room may know those before it.
 WIRE_ORDER = [
-    "plan", "buffer", "scan", "authority", "chunks", "head", "parser", "httptools_parser", "wheel",
-    "stepping", "task", "runner", "router", "observed", "scoreboard", "journal", "system",
-    "channel", "transport", "acceptor", "multidict", "messages", "deadlines", "conditions", "files", "outgoing", "serializer",
-    "engine", "exchange", "protocol",
+    "plan", "buffer", "scan", "authority", "chunks", "head", "parser", "httptools_parser",
+    "wheel", "stepping", "task", "runner", "router", "observed", "scoreboard", "journal",
+    "observer", "system", "channel", "transport", "acceptor", "multidict", "messages",
+    "deadlines", "conditions", "files", "outgoing", "serializer", "engine", "exchange",
+    "protocol",
 ]
 # App.run() is the one step up: the application starts the process that serves it.
 EXCEPTIONS = {("app", "worker")}

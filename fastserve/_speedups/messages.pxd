@@ -18,6 +18,7 @@ cdef class Connection(Protocol):
     cdef int want_body(self, Request request) except -1     # 100-continue, and reading goes on
     cdef int body_taken(self, Request request) except -1    # there is room for more
     cdef int send_interim(self, Request request, bytes message) except -1   # a 1xx, in its turn
+    cdef str name_of(self, Request request)     # see Request.id
 
 cdef enum:
     BODY_HIGH = 160 * 1024      # of a body nobody takes: reading pauses from here on; more than one
@@ -68,6 +69,8 @@ cdef class Request:
     cdef uint8_t method_id
     cdef uint8_t minor_version
     cdef int64_t content_length # -1: not known
+    cdef int64_t number         # of its worker's requests
+    cdef str own_id             # None until asked for
     cdef readonly Py_ssize_t max_body_bytes     # of body(), json() and form()
     cdef Py_ssize_t max_stream_bytes            # of stream() and parts(); -1: none
     cdef Body arriving          # None: no body, or all of it is in `content`

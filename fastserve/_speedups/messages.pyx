@@ -43,6 +43,9 @@ cdef class Connection(Protocol):
     cdef int send_interim(self, Request request, bytes message) except -1:
         return 0
 
+    cdef str name_of(self, Request request):
+        raise NotImplementedError
+
 
 class Address(tuple):
     """Where a client is: (host, port); host is "" and port 0 for a unix socket."""
@@ -231,6 +234,17 @@ cdef class Request:
     def http_version(self):
         """"1.1" or "1.0"."""
         return "1.1" if self.minor_version else "1.0"
+
+    @property
+    def id(self):
+        """What the request is called in logs and traces.
+
+        The client's X-Request-ID (or what `request_id_header` names instead) where it is of at
+        most 40 letters, digits and -_.:/+=@; else one that no other request has.
+        """
+        if self.own_id is None:
+            self.own_id = self.connection.name_of(self)
+        return self.own_id
 
     @property
     def client(self):

@@ -19,6 +19,7 @@ cdef class Outgoing(TaskOwner):
     cdef Channel channel
     cdef object loop
     cdef object waiter              # of the writer, while it waits for room
+    cdef int64_t sent               # of the body
     cdef int64_t left               # FRAMED_BY_LENGTH: bytes still to come
     cdef Py_ssize_t turn_left       # bytes until others get their turn
     cdef Framing framing

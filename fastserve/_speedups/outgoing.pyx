@@ -40,6 +40,7 @@ cdef class Outgoing(TaskOwner):
                                  "bytes at least")
             self.left -= size
         self.turn_left -= size + PIECE_COST
+        self.sent += size
         return 0
 
     cdef int write(self, bytes piece) except -1:

@@ -22,6 +22,7 @@ cdef extern from *:
 
 cdef enum:
     SHORTEST_BIT = 13           # of bucket 1: from 8,192 ns
+    SHORTEST_LAG_NS = 1000000   # worth remembering
     NO_ROUTE = 0
     OTHER_ROUTES = 1
     WORDS_PER_ROW = ROW_BYTES >> 3
@@ -187,7 +188,10 @@ cdef class Scoreboard:
 
     cdef int lagged(self, int64_t lag_ns) except -1:
         # A turn of the loop was that late, or that long.
-        cdef int second = <int>(now_ns() // 1000000000 % LAG_SECONDS)
+        cdef int second
+        if lag_ns < SHORTEST_LAG_NS:
+            return 0
+        second = <int>(<uint64_t>now_ns() // 1000000000 % LAG_SECONDS)
         if self.longest_second != second:
             self.longest_second = second
             self.longest[second] = 0

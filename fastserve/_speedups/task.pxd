@@ -12,6 +12,8 @@ cdef enum Outcome:
 cdef class TaskOwner:
     # Told once, from a loop callback and outside of any task, that its task ended.
     cdef int task_done(self, object task) except -1
+    # Its task holds the loop from now on, or no longer.
+    cdef int task_holds(self, bint holds) except -1
 
 cdef class RequestTask:
     cdef object __weakref__
