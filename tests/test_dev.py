@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 import pytest
+from libraries import needs_library
 from server_process import ServerProcess, tls_flags, wait_for
 
 import fastserve
@@ -31,6 +32,7 @@ from fastserve.sources import gather
 from fastserve.standin import SILENT, stand_in
 from fastserve.testing import TestClient
 
+needs_library("watchfiles")
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="it asks /proc for processes")
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(fastserve.__file__).parent.parent)}

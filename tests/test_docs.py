@@ -55,6 +55,9 @@ ASKED = {
         ("POST", "/logs", {"content-encoding": "gzip"}, b"no gzip", 400, None),
         ("POST", "/logs", {}, b"plain", 200, b"5"),
     ],
+    "tracing.md": [
+        ("GET", "/users/7", {}, b"", 200, b'{"id":7}'),
+    ],
     "streaming.md": [
         ("GET", "/numbers", {}, b"", 200, b"0\n1\n2\n"),
         ("GET", "/events", {}, b"", 200, EVENTS),

@@ -20,7 +20,7 @@ FLOORS = {
     "files": APPLICATION, "mediatypes": APPLICATION,
     "app": APPLICATION, "binding": APPLICATION, "blocking": APPLICATION,
     "decompress": APPLICATION, "forms": APPLICATION, "health": APPLICATION,
-    "middleware": APPLICATION, "routing": APPLICATION,
+    "middleware": APPLICATION, "otel": APPLICATION, "routing": APPLICATION,
     "beats": PROCESS, "control": PROCESS, "cpus": PROCESS, "deaths": PROCESS, "orders": PROCESS,
     "readings": PROCESS, "shm": PROCESS,
     "slots": PROCESS, "sources": PROCESS, "stacks": PROCESS, "steering": PROCESS,

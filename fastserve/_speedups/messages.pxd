@@ -113,7 +113,7 @@ cdef class StreamingResponse(Response):
     cdef public object source       # an iterable or async iterable of bytes or str
     cdef readonly int64_t length    # of the body in bytes; -1: not known
     cdef readonly object trailers   # None, or what makes the trailer fields when the body ended
-    cdef bint waits_for_first       # the first piece tells the media type; until then no head
+    cdef readonly bint waits_for_first  # the first piece tells the media type; until then no head
 
 cdef class ConditionalResponse(Response):
     # Decided by the request that it answers: preconditions, ranges, codings.
