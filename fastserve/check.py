@@ -24,7 +24,7 @@ from fastserve.blocking import is_blocking
 from fastserve.config import Config
 from fastserve.errors import ConfigError, ImportTargetError
 from fastserve.listeners import Inherited, Tcp, Unix, addresses, probe
-from fastserve.machine import (
+from fastserve.host_checks import (
     DAY_S,
     ERROR,
     MACHINE_CHECKS,

@@ -7,8 +7,12 @@ Whatever cannot work is a ConfigError that names the setting, the value and the 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
+import importlib.util
+import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +29,9 @@ DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8000
 FORWARDED_HEADERS = (
     "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port", "forwarded",
     "cf-connecting-ip")
+
+_SIZE = re.compile(r"(\d{1,18}) ?([KMG]?)(?:i?B)?", re.IGNORECASE | re.ASCII)
+_SHIFTS = {"": 0, "K": 10, "M": 20, "G": 30}
 
 Check = Callable[[str, Any], None]
 
@@ -98,6 +105,20 @@ def workers_number(value: str) -> int | str:
     return int(value) if value.isascii() and value.isdigit() else value
 
 
+def byte_count(value: str) -> int:
+    """What a command line or file says of a size: 536870912, 512M, 2GiB; else ValueError."""
+    match = _SIZE.fullmatch(value)
+    if match is None:
+        raise ValueError(f"{value!r} is no size")
+    return int(match[1]) << _SHIFTS[match[2].upper()]
+
+
+def memory(name: str, value: Any) -> None:
+    """A number of bytes that a process may hold; 0 is any."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 2**62:
+        raise _fail(name, value, "must be a number of bytes, or a size like 512M or 2G")
+
+
 def workers_count(name: str, value: Any) -> None:
     """A number of workers, or "auto"."""
     if value != "auto" and (
@@ -116,6 +137,12 @@ def control_path(name: str, value: Any) -> None:
     text(name, value)
     if value[0] in "@\0":
         raise _fail(name, value, "must be a path: anybody may use an abstract socket")
+
+
+def page_path(name: str, value: Any) -> None:
+    """A path that the server answers itself."""
+    if not isinstance(value, str) or not re.fullmatch(r"/[A-Za-z0-9._~/-]*[A-Za-z0-9._~-]", value):
+        raise _fail(name, value, 'must be a path of plain characters, like "/metrics"')
 
 
 def texts(name: str, value: Any) -> None:
@@ -205,6 +232,25 @@ class Config:
         type=str, metavar="PATH")
     drain_delay_s: float = _setting(
         0.0, WORKERS, seconds(0, 3600), "How long it goes on accepting when told to stop.")
+    max_requests: int = _setting(
+        0, WORKERS, whole(0, 2**62), "A worker is replaced after so many; 0 is any number.")
+    max_requests_jitter: int = _setting(
+        0, WORKERS, whole(0, 2**62), "Or up to so many more, drawn for each worker.")
+    max_lifetime_s: float = _setting(
+        0.0, WORKERS, seconds(0, 31_536_000), "A worker is replaced at this age; 0 is any age.")
+    max_lifetime_jitter_s: float = _setting(
+        0.0, WORKERS, seconds(0, 31_536_000), "Or up to so much later, drawn for each worker.")
+    max_rss_bytes: int = _setting(
+        0, WORKERS, memory,
+        "A worker that holds more memory is replaced; 512M and 2G are sizes; 0 is any size.",
+        type=byte_count, metavar="BYTES")
+    pin_cpus: bool = _setting(
+        False, WORKERS, yes_or_no, "Keep each worker on a processor of its own (Linux).")
+    canary: int = _setting(
+        0, WORKERS, whole(0, 511),
+        "A reload tries the new code on so many workers first, and takes it back if it fails.")
+    canary_s: float = _setting(
+        20.0, WORKERS, seconds(0.1, 86400), "For how long it is compared with the others.")
 
     loop: str = _choice("uvloop", SERVER, ("uvloop", "asyncio"), "Event loop.")
     http: str = _choice("native", SERVER, ("native", "httptools"), "HTTP parser.")
@@ -213,6 +259,9 @@ class Config:
         40, SERVER, whole(1, 10_000), "Threads for handlers marked @blocking.")
     decompress_requests: bool = _setting(
         False, SERVER, yes_or_no, "Decode request bodies sent with gzip, deflate, br or zstd.")
+    metrics: str | None = _setting(
+        None, SERVER, page_path, "Answer here with what the server counts, for Prometheus: "
+        "/metrics unless given another PATH.", type=str, metavar="[PATH]", alone="/metrics")
     log_level: str = _choice("info", SERVER, LOG_LEVELS, "What to log.")
 
     ssl_certfile: str | None = _setting(
@@ -322,10 +371,7 @@ class Config:
         ways = [name for name in ("uds", "fd", "bind") if getattr(self, name) not in (None, ())]
         if (self.host, self.port) != (DEFAULT_HOST, DEFAULT_PORT):
             ways.append("host and port")
-        if self.workers is None and (self.preload or self.control is not None):
-            which = "preload" if self.preload else "control"
-            raise ConfigError(
-                f"{which}={getattr(self, which)!r} is for a server with workers: give workers too")
+        self._check_workers()
         if len(ways) > 1:
             raise ConfigError(
                 f"{' and '.join(ways)} contradict each other: "
@@ -333,6 +379,10 @@ class Config:
             )
         self._check_tls()
         self._check_proxies()
+        if self.metrics is not None and importlib.util.find_spec("prometheus_client") is None:
+            raise ConfigError(
+                f"metrics={self.metrics!r} needs prometheus_client: "
+                'pip install "fastserve[metrics]"')
         if self.uds is not None and self.uds[0] in "@\0" and (
                 self.uds_owner is not None or self.uds_mode != 0o666):
             raise ConfigError(
@@ -349,6 +399,32 @@ class Config:
                 f"max_field_bytes={self.max_field_bytes} is more than "
                 f"max_head_bytes={self.max_head_bytes}, which holds it: raise max_head_bytes too"
             )
+
+    def _check_workers(self) -> None:
+        if self.workers is None:
+            for name in ("preload", "control", *OF_WORKERS):
+                value = getattr(self, name)
+                if value:
+                    raise ConfigError(
+                        f"{name}={value!r} is for a server with workers: give workers too")
+        for name, of in (
+                ("max_requests_jitter", "max_requests"),
+                ("max_lifetime_jitter_s", "max_lifetime_s")):
+            if getattr(self, name) and not getattr(self, of):
+                raise ConfigError(f"{name}={getattr(self, name)!r} without {of}: give that too")
+        if self.max_rss_bytes and not os.path.exists("/proc/self/statm"):
+            raise ConfigError(
+                f"max_rss_bytes={self.max_rss_bytes}: this system does not tell what a process "
+                "holds (/proc/PID/statm): leave it out, or use max_requests")
+        if self.pin_cpus and not hasattr(os, "sched_setaffinity"):
+            raise ConfigError("pin_cpus=True: this system cannot pin processes: leave it out")
+        if self.canary and self.preload:
+            raise ConfigError(
+                f"canary={self.canary} is for reloads, and preload excludes them: leave one out")
+        if isinstance(self.workers, int) and self.canary >= self.workers:
+            raise ConfigError(
+                f"canary={self.canary} of workers={self.workers} leaves none to compare with: "
+                "take fewer, or more workers")
 
     def _check_tls(self) -> None:
         if self.ssl_certfile is None:
@@ -409,6 +485,9 @@ class Config:
                 values[name] = (values[name],)
             elif name in values:
                 values[name] = tuple(values[name])
+        if isinstance(values.get("max_rss_bytes"), str):    # of a file
+            with contextlib.suppress(ValueError):
+                values["max_rss_bytes"] = byte_count(values["max_rss_bytes"])
         for name, value in PRESETS.get(values.get("behind", ""), {}).items():
             values.setdefault(name, value)
         return cls(**values)
@@ -418,6 +497,8 @@ class Config:
         return {name: getattr(self, name) for name in ENGINE_SETTINGS}
 
 
+OF_WORKERS = (
+    "max_requests", "max_lifetime_s", "max_rss_bytes", "pin_cpus", "canary")
 ENGINE_SETTINGS = (
     "http",
     "tasks",

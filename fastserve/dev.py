@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import importlib.util
 import ipaddress
 import logging
@@ -23,17 +24,18 @@ import struct
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
-from fastserve import log
 from fastserve.app import App
 from fastserve.changes import Watched, Watcher
 from fastserve.config import Config
-from fastserve.listeners import Group, Inherited, Listener, Tcp, addresses, open_groups
+from fastserve.listeners import Inherited, Listener, Tcp, addresses
 from fastserve.networks import Networks
 from fastserve.orders import Orders
+from fastserve.place import Place
 from fastserve.slots import Child, Slot
 from fastserve.standin import stand_in
-from fastserve.supervisor import MOST_WORKERS, STARTUP_FAILED, Supervisor
+from fastserve.supervisor import MOST_WORKERS, STARTUP_FAILED, Supervisor, Work, supervise
 
 GIVE_UP_S = 0.5     # for a worker whose code is old before it serves
 AGAIN_S = 1.0       # until a watcher that has ended is started again
@@ -57,15 +59,22 @@ def serve(load: Callable[[], App], config: Config, watched: Watched) -> int:
     load:  imports the application, in each worker anew
     Raises ConfigError when a listener cannot be opened, MissingExtraError without watchfiles.
     """
-    log.configure(config.log_level)
     watcher = Watcher(watched)
-    groups = open_groups(config)
+
+    def load_for_debugging() -> App:
+        app = load()
+        app.debug = app.debug or is_private(config)
+        return app
+
+    def work(*parts: Any) -> int:
+        from fastserve.worker import serve_slot
+
+        return serve_slot(load_for_debugging, config, *parts)
+
     try:
-        return Developing(load, config, groups, watcher).run()
+        return supervise(work, config, make=functools.partial(Developing, watcher))
     finally:
         watcher.close()
-        for group in groups:
-            group.close()
 
 
 def is_private(config: Config) -> bool:
@@ -96,6 +105,10 @@ class Said(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         self.errors = [*self.errors[-9:], record.getMessage()]
 
+    def of_a_worker(self) -> str:
+        """The last one about the end of a worker."""
+        return next((one for one in reversed(self.errors) if one.startswith("worker ")), "")
+
 
 class StandIns:
     """Which workers only stand in: a pid for each slot, shared with the workers."""
@@ -103,9 +116,9 @@ class StandIns:
     def __init__(self) -> None:
         self._pids = mmap.mmap(-1, 4 * MOST_WORKERS)
 
-    def add(self, slot: Slot) -> None:
+    def add(self, slot: int) -> None:
         """The process that calls is one."""
-        struct.pack_into("i", self._pids, 4 * slot.index, os.getpid())
+        struct.pack_into("i", self._pids, 4 * slot, os.getpid())
 
     def has(self, slot: Slot) -> bool:
         """Whether the worker of a slot is one."""
@@ -117,17 +130,16 @@ class Developing(Supervisor):
     """A supervisor that reloads when files change, and never gives up on the code."""
 
     def __init__(
-        self, load: Callable[[], App], config: Config, groups: list[Group], watcher: Watcher
+        self, watcher: Watcher, work: Work, config: Config, *rest: Any, **named: Any
     ) -> None:
-        super().__init__(self.serve_or_stand_in, config, groups, _count(config), reloads=True)
-        self.load = load
+        super().__init__(self.serve_or_stand_in, config, *rest, **named)
+        self.serve = work
         self.watcher = watcher
         self.watch_at_s = 0.0
         self.stand_ins = StandIns()
         self.said = Said()
         self.problem = ""               # why the last worker ended without a word; then stand in
-        self.told: set[int] = set()     # the pids of those that began as stand-ins
-        self.starting: Slot | None = None
+        self.pages: set[int] = set()    # the pids of those that began as stand-ins
         self.at_terminal = _has_terminal()
 
     def run(self) -> int:
@@ -156,11 +168,11 @@ class Developing(Supervisor):
         else:
             super().on_signal(number)
 
-    def reload(self) -> str:
+    def reload(self, canary: int | None = None, canary_s: float | None = None) -> str:
         """Replace every worker; those that still start have old code already."""
         self.problem = ""
         if self.reloading is not None:
-            self.reloading.error, self.reloading.over = "newer code came", True
+            self.reloading.end("newer code came")
             self.reloading = None
         for slot in self.slots:
             slot.failures, slot.start_at_s = 0, 0.0
@@ -169,7 +181,7 @@ class Developing(Supervisor):
                     self.listen_to(child)   # it may just have said that it serves
                 if not child.ready:
                     self.give_up_on(child)
-        return super().reload()
+        return super().reload(canary, canary_s)
 
     def give_up_on(self, child: Child) -> None:
         """End a worker that starts; if it comes to serve before, it ends as others do."""
@@ -182,24 +194,26 @@ class Developing(Supervisor):
         if not any(not child.ready for child in self.leaving):  # one that starts is enough
             super().go_on_reloading()
 
-    def start(self, slot: Slot) -> Child:
-        self.starting = slot
-        child = super().start(slot)
+    def start(self, slot: Slot, reason: str) -> Child:
+        child = super().start(slot, reason)
         if self.problem:
-            self.told.add(child.pid)
+            self.pages.add(child.pid)
         return child
 
     def on_death(self, child: Child, status: int) -> None:
         super().on_death(child, status)
+        slot = child.slot
         silent = not child.ready and not child.dismissed and self.stop_by_s is None
         if silent and not self.someone_serves():
-            self.problem = self.said.errors[-1]
-            child.slot.start_at_s = 0.0     # to say so is no attempt to start it again
-        self.told.discard(child.pid)
+            self.problem = self.said.of_a_worker()
+            slot.start_at_s = 0.0           # to say so is no attempt to start it again
+            if slot.child is not None:      # it says what was wrong before
+                self.leave(slot, slot.child)
+        self.pages.discard(child.pid)
 
     def no_worker_starts(self) -> None:
         """The code will be mended; but where not even a stand-in starts, it is not the code."""
-        if self.told:
+        if self.pages:
             super().no_worker_starts()
 
     def someone_serves(self) -> bool:
@@ -207,7 +221,7 @@ class Developing(Supervisor):
         return any(not self.stand_ins.has(slot) for slot in self.serving_slots())
 
     def serve_or_stand_in(
-        self, listeners: list[Listener], orders: Orders, beat: Callable[[], None]
+        self, listeners: list[Listener], orders: Orders, place: Place
     ) -> int:
         """In a worker: serve the application or, where nobody does, say why it does not start."""
         from fastserve.worker import serve_slot
@@ -219,28 +233,15 @@ class Developing(Supervisor):
         if not problem:
             said = Said()
             logger.addHandler(said)
-            status = serve_slot(self.load_for_debugging, self.config, listeners, orders, beat)
+            status = self.serve(listeners, orders, place)
             logger.removeHandler(said)
             if status != STARTUP_FAILED or self.someone_serves():
                 return status
             problem = "\n".join(said.errors)
-        if self.starting is not None:
-            self.stand_ins.add(self.starting)
+        self.stand_ins.add(place.slot)
         page = stand_in(problem, shown=is_private(self.config))
         config = dataclasses.replace(self.config, health_paths=False)   # it is neither
-        return serve_slot(lambda: page, config, listeners, orders, beat)
-
-    def load_for_debugging(self) -> App:
-        """The application, which shows its tracebacks where nobody else sees them."""
-        app = self.load()
-        app.debug = app.debug or is_private(self.config)
-        return app
-
-
-def _count(config: Config) -> int:
-    from fastserve import cpus
-
-    return cpus.usable() if config.workers == "auto" else int(config.workers or 1)
+        return serve_slot(lambda: page, config, listeners, orders, place)
 
 
 def _shown(paths: list[str]) -> str:

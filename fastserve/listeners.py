@@ -28,6 +28,7 @@ import pwd
 import re
 import socket
 import stat
+import struct
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -37,6 +38,7 @@ from fastserve.config import Config
 from fastserve.errors import ConfigError
 from fastserve.steering import steer
 
+_UNACKED = struct.Struct("@24xI")    # of struct tcp_info: for a listener, how many wait
 _TCP = re.compile(r"(?:\[(?P<v6>[^\]]*)\]|(?P<host>[^:\[\]]+)):(?P<port>\d{1,5})")
 
 
@@ -56,6 +58,16 @@ class Listener:
     @property
     def is_tcp(self) -> bool:
         return self.socket.family in (socket.AF_INET, socket.AF_INET6)
+
+    def queued(self) -> int | None:
+        """How many connections wait to be accepted; None where nobody tells."""
+        if not self.is_tcp or sys.platform != "linux":
+            return None
+        try:
+            info = self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _UNACKED.size)
+        except OSError:
+            return None
+        return int(_UNACKED.unpack(info)[0])
 
     def close(self) -> None:
         """Close the socket and remove its file, if the file is still ours."""

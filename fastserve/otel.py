@@ -20,10 +20,10 @@ import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
-from fastserve._speedups.messages import (
+from fastserve._speedups.messages import Request
+from fastserve._speedups.responses import (
     ConditionalResponse,
     PartsResponse,
-    Request,
     Response,
     StreamingResponse,
 )

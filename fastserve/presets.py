@@ -61,4 +61,5 @@ PRESETS: dict[str, dict[str, Any]] = {
 DEV_DEFAULTS: dict[str, Any] = {
     "workers": 1, "log_level": "debug", "graceful_timeout_s": 1.0, "boot_timeout_s": 30.0}
 # What makes no sense there, wherever it was given.
-NOT_IN_DEV: dict[str, Any] = {"preload": False, "drain_delay_s": 0.0}
+NOT_IN_DEV: dict[str, Any] = {
+    "preload": False, "drain_delay_s": 0.0, "canary": 0, "canary_s": 20.0}

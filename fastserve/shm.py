@@ -15,6 +15,7 @@ This runs in the supervisor too: no event loop, no thread.
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import struct
 import tempfile
@@ -114,13 +115,15 @@ class SharedBoard:
     """The memory of one server, as the one process has it that hands blocks out.
 
     blocks:  how many workers there may be at once, from 1 to 2047
-    Raises OSError when there is no such memory to have.
+    `reading_fd` is for those who only read: nothing can be written by it, where the system can
+    do that. Raises OSError when there is no such memory to have.
     """
 
     def __init__(self, blocks: int) -> None:
         if not 1 <= blocks <= MOST_BLOCKS:
             raise ValueError(f"{blocks} blocks cannot be: from 1 to {MOST_BLOCKS}")
         self.fd = _nameless_file()
+        self.reading_fd = _read_only(self.fd)
         self._free = list(range(1, blocks + 1))
         self._reached = 0       # blocks in the file; it grows as they are asked for
         self._sequence = 0
@@ -163,20 +166,23 @@ class SharedBoard:
         """What all have counted. Raises BoardError."""
         return read_board(self.fd)
 
+    def worker(self, block: int) -> WorkerReading:
+        """What the worker of one block has counted so far; it may have ended, unless retired."""
+        head = _header(self.fd, block)
+        return _worker(block, head, _rows(self.fd, block, head))
+
     def requests(self, block: int) -> list[RequestRecord]:
         """The last requests of a worker, the oldest first; it may have ended, unless retired."""
         return read_requests(self.fd, block)
 
-    def open_for_reading(self) -> int:
-        """Another descriptor, by which nothing can be written where the system can do that."""
-        try:
-            return os.open(f"/proc/self/fd/{self.fd}", os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            return os.dup(self.fd)
-
     def close(self) -> None:
         """Let go of it; who has mapped it keeps what they have."""
         os.close(self.fd)
+        os.close(self.reading_fd)
+
+    def number(self, block: int, word: int) -> int:
+        """One word of a worker's header, by its AT_...: cheap enough for every turn."""
+        return int(_WORD.unpack(_read(self.fd, block * BLOCK_BYTES + 8 * word, _WORD.size))[0])
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[None]:
@@ -194,11 +200,12 @@ class SharedBoard:
         self._put(0, word, before | bit if live else before & ~bit)
 
     def _clear(self, block: int) -> None:
-        """All zeros again; what was never written stays a hole."""
-        start = block * BLOCK_BYTES
-        used = HEADER_BYTES + (_row_count(_header(self.fd, block)) + 1) * ROW_BYTES
-        os.pwrite(self.fd, bytes(min(used, RING_START)), start)
-        os.pwrite(self.fd, bytes(RING_RECORDS * RECORD_BYTES), start + RING_START)
+        """All zeros again, and a hole in the file where the system can make one."""
+        with mmap.mmap(self.fd, BLOCK_BYTES, offset=block * BLOCK_BYTES) as memory:
+            try:
+                memory.madvise(mmap.MADV_REMOVE)
+            except (AttributeError, OSError):
+                memory[:] = bytes(BLOCK_BYTES)
 
     def _put(self, block: int, word: int, value: int) -> None:
         os.pwrite(self.fd, _WORD.pack(value), block * BLOCK_BYTES + 8 * word)
@@ -221,6 +228,11 @@ def read_board(fd: int) -> Reading:
                 return reading
         time.sleep(RETRY_S)
     raise BoardError("the supervisor did not finish its counting: is it alive?")
+
+
+def live_blocks(fd: int) -> list[int]:
+    """The blocks that belong to workers."""
+    return _live(_header(fd, 0))
 
 
 def read_requests(fd: int, block: int) -> list[RequestRecord]:
@@ -285,14 +297,10 @@ def _read_all(fd: int, directory: Sequence[int]) -> Reading:
 
 
 def _workers(fd: int, directory: Sequence[int]) -> Iterator[WorkerReading]:
-    for word in range(LIVE_WORDS):
-        bits = directory[AT_LIVE + word]
-        for bit in range(64) if bits else ():
-            if bits >> bit & 1:
-                block = 64 * word + bit
-                head = _header(fd, block)
-                if head[AT_LAYOUT] == LAYOUT:   # else it has not begun to count
-                    yield _worker(block, head, _rows(fd, block, head))
+    for block in _live(directory):
+        head = _header(fd, block)
+        if head[AT_LAYOUT] == LAYOUT:   # else it has not begun to count
+            yield _worker(block, head, _rows(fd, block, head))
 
 
 def _worker(block: int, head: Sequence[int], rows: list[Row]) -> WorkerReading:
@@ -372,6 +380,13 @@ def _nameless_file() -> int:
     return fd
 
 
+def _read_only(fd: int) -> int:
+    try:
+        return os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return os.dup(fd)
+
+
 def _read(fd: int, start: int, size: int) -> bytes:
     """So many bytes; zeros where the file has none."""
     return os.pread(fd, size, start).ljust(size, b"\0")
@@ -379,6 +394,13 @@ def _read(fd: int, start: int, size: int) -> bytes:
 
 def _header(fd: int, block: int) -> tuple[int, ...]:
     return _HEADER.unpack(_read(fd, block * BLOCK_BYTES, _HEADER.size))
+
+
+def _live(directory: Sequence[int]) -> list[int]:
+    words = directory[AT_LIVE:AT_LIVE + LIVE_WORDS]
+    return [
+        64 * index + bit for index, word in enumerate(words) if word
+        for bit in range(64) if word >> bit & 1]
 
 
 def _row_count(head: Sequence[int]) -> int:

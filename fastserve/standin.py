@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import html
 
-from fastserve._speedups.messages import Request, Response
+from fastserve._speedups.messages import Request
+from fastserve._speedups.responses import Response
 from fastserve.app import App
 from fastserve.errors import HTTPError
 

@@ -24,13 +24,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fastserve import log, stacks
+from fastserve._speedups.scoreboard import Scoreboard
 from fastserve.config import Config
 from fastserve.descriptors import connections_allowed
 from fastserve.entrance import Entrance
 from fastserve.errors import ConfigError, FastserveError, StartupError
 from fastserve.listeners import Listener, open_listeners
 from fastserve.orders import Orders
+from fastserve.place import Place
 from fastserve.proxy import ForwardedFields
+from fastserve.shm import SharedBoard, read_board
 from fastserve.supervisor import supervise
 from fastserve.target import user_traceback
 from fastserve.tls import Certificates
@@ -38,6 +41,7 @@ from fastserve.tls import Certificates
 if TYPE_CHECKING:
     from fastserve._speedups.engine import Engine
     from fastserve.app import App
+    from fastserve.health import Page
 
 OK, FAILED, STARTUP_FAILED = 0, 1, 3
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -71,17 +75,19 @@ def serve_slot(
     config: Config,
     listeners: list[Listener],
     orders: Orders,
-    beat: Callable[[], None],
+    place: Place,
 ) -> int:
     """Serve in a worker process of a supervisor; the exit status."""
     try:
         app = load()
         certificates = Certificates.from_config(config)
+        board = Scoreboard(place.fd, place.block, slot=place.slot)
+        link = Link(orders, place.beat, place.slot, board, place.fd)
+        status = Worker(app, config, listeners, certificates, link).run()
     except FastserveError as error:
         shown = getattr(error, "traceback", None)
         logger.error("%s%s", f"{shown}\n" if shown else "", error)
         return STARTUP_FAILED
-    status = Worker(app, config, listeners, certificates, Link(orders, beat)).run()
     leave_threads_behind(app, status)
     return status
 
@@ -92,10 +98,16 @@ class Link:
 
     orders:  its end of their talk
     beat:    to be called whenever the loop turns
+    slot:    its place
+    board:   where it counts
+    fd:      of the memory where all count
     """
 
     orders: Orders
     beat: Callable[[], None]
+    slot: int
+    board: Scoreboard
+    fd: int
 
 
 def run_from_script(app: App, settings: dict[str, Any]) -> None:
@@ -139,11 +151,13 @@ class Worker:
         self.adopted: dict[int, list[socket.socket]] = {}   # slot -> its listeners
         self.drain_delay_s = config.drain_delay_s
         self.signals = 0
+        self.due_s = 0.0        # of the next tick, on the loop's clock
         self.started = False
         self.stopping = asyncio.Event()     # the first signal
         self.hurry = asyncio.Event()        # the second
         self.task: asyncio.Task[int] | None = None
         self.next_tick: asyncio.TimerHandle | None = None
+        self.closing = contextlib.ExitStack()   # what only this run uses
 
     def run(self) -> int:
         loop = new_loop(self.config.loop)
@@ -185,18 +199,43 @@ class Worker:
         finally:
             engine.close()
             self.app.blocking_pool.close()
+            self.closing.close()
         logger.info("stopped")
         return status
 
     def _engine(self, loop: asyncio.AbstractEventLoop) -> Engine:
         self.app.blocking_pool.threads = self.config.blocking_threads
+        board, fd = self._counting()
         return self.app.build_engine(
             loop,
             health_paths=self.config.health_paths,
             forwarded=ForwardedFields.from_config(self.config),
-            max_connections=connections_allowed(self.config.max_connections),
+            max_connections=connections_allowed(
+                self.config.max_connections, told=self.link is not None),
+            board=board,
+            pages=self._pages(fd),
             **self.config.engine_limits(),
         )
+
+    def _counting(self) -> tuple[Scoreboard | None, int]:
+        """Where to count, if anybody may ask, and the memory where all do."""
+        if self.link is not None:
+            return self.link.board, self.link.fd
+        if self.config.metrics is None:
+            return None, -1
+        shared = SharedBoard(1)
+        self.closing.callback(shared.close)
+        return Scoreboard(shared.fd, shared.take()), shared.fd
+
+    def _pages(self, fd: int) -> list[Page]:
+        """What the server answers itself, besides its health."""
+        if self.config.metrics is None:
+            return []
+        from fastserve.metrics import Metrics
+
+        metrics = Metrics(self.config.metrics, lambda: read_board(fd))
+        self.closing.callback(metrics.close)
+        return [metrics]
 
     async def _start_up(self, stack: contextlib.AsyncExitStack) -> None:
         try:
@@ -227,7 +266,8 @@ class Worker:
         where = ", ".join(listener.label for listener in self.listeners)
         if self.certificates is not None:
             where = where.replace("http://", "https://")
-        logger.info("listening on %s (pid %d)", where, os.getpid())
+        slot = "" if self.link is None else f", slot {self.link.slot}"
+        logger.info("listening on %s (pid %d%s)", where, os.getpid(), slot)
 
     @staticmethod
     def _accept_from(sock: socket.socket, engine: Engine, entrance: Entrance) -> None:
@@ -252,6 +292,12 @@ class Worker:
                 self._stop(at_once=message["at_once"])
             elif order == "drain":
                 engine.draining = True
+            elif order == "park":
+                for listener in self.listeners:
+                    engine.leave(listener.socket)
+            elif order == "unpark" and not self.stopping.is_set():
+                for listener in self.listeners:
+                    self._accept_from(listener.socket, engine, entrance)
             elif order == "adopt" and not self.stopping.is_set():
                 self.adopted[message["slot"]] = sockets
                 for sock in sockets:
@@ -262,13 +308,20 @@ class Worker:
                     sock.close()
 
     def _tick(self, loop: asyncio.AbstractEventLoop, engine: Engine) -> None:
+        now_s = loop.time()
+        lag_s = max(now_s - self.due_s, 0.0) if self.due_s else 0.0
         # on the second too, so that the Date header is never a second late
-        self.next_tick = loop.call_later(TICK_S - time.time() % TICK_S, self._tick, loop, engine)
+        self.due_s = now_s + TICK_S - time.time() % TICK_S
+        self.next_tick = loop.call_at(self.due_s, self._tick, loop, engine)
         if self.link is not None:
             self.link.beat()
-        engine.tick()
+        engine.tick(lag_s, self._accept_queue())
         if self.certificates is not None:
             self.certificates.check()
+
+    def _accept_queue(self) -> int:
+        """Connections that the kernel holds for this worker."""
+        return sum(listener.queued() or 0 for listener in self.listeners)
 
     async def _drain(
         self, loop: asyncio.AbstractEventLoop, engine: Engine, entrance: Entrance

@@ -16,9 +16,10 @@ import trustme
 from server_process import CERTIFICATE, serve_in_process, tls_flags
 
 import fastserve
-from fastserve import App, blocking, check, machine
+from fastserve import App, blocking, check
+from fastserve import host_checks as machine
 from fastserve.config import Config
-from fastserve.machine import ERROR, NOTE, OK, WARN, Finding, Machine
+from fastserve.host_checks import ERROR, NOTE, OK, WARN, Finding, Machine
 
 SECONDS = 60
 THREE = {"proc/self/cgroup": "0::/a/b"}

@@ -21,15 +21,18 @@ FLOORS = {
     "app": APPLICATION, "binding": APPLICATION, "blocking": APPLICATION,
     "decompress": APPLICATION, "forms": APPLICATION, "health": APPLICATION,
     "middleware": APPLICATION, "otel": APPLICATION, "routing": APPLICATION,
+    "place": PROCESS, "canary": PROCESS, "machine": PROCESS, "recorder": PROCESS,
+    "recycling": PROCESS, "reloading": PROCESS, "status": PROCESS,
     "beats": PROCESS, "control": PROCESS, "cpus": PROCESS, "deaths": PROCESS, "orders": PROCESS,
-    "readings": PROCESS, "shm": PROCESS,
+    "metrics": PROCESS, "processes": PROCESS, "readings": PROCESS, "shm": PROCESS,
     "slots": PROCESS, "sources": PROCESS, "stacks": PROCESS, "steering": PROCESS,
     "supervisor": PROCESS,
     "descriptors": PROCESS, "entrance": PROCESS, "listeners": PROCESS, "log": PROCESS,
     "proxy": PROCESS, "proxy_protocol": PROCESS, "target": PROCESS, "tls": PROCESS,
     "worker": PROCESS,
     "__init__": DOORS, "__main__": DOORS, "cli": DOORS, "testing": DOORS,
-    "changes": DOORS, "check": DOORS, "machine": DOORS, "dev": DOORS, "standin": DOORS,
+    "changes": DOORS, "check": DOORS, "dev": DOORS, "host_checks": DOORS, "standin": DOORS,
+    "tail": DOORS, "top": DOORS, "watching": DOORS,
 }
 # On the ground, too.
 GROUND_ORDER = ["errors", "networks", "presets", "config"]
@@ -38,8 +41,8 @@ WIRE_ORDER = [
     "plan", "buffer", "scan", "authority", "chunks", "head", "parser", "httptools_parser",
     "wheel", "stepping", "task", "runner", "router", "observed", "scoreboard", "journal",
     "observer", "system", "channel", "transport", "acceptor", "multidict", "messages",
-    "deadlines", "conditions", "files", "outgoing", "serializer", "engine", "exchange",
-    "protocol",
+    "responses", "deadlines", "conditions", "files", "outgoing", "serializer", "engine",
+    "exchange", "protocol",
 ]
 # App.run() is the one step up: the application starts the process that serves it.
 EXCEPTIONS = {("app", "worker")}

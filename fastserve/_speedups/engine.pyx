@@ -10,7 +10,8 @@ from fastserve._speedups.acceptor cimport Admission
 from fastserve._speedups.buffer cimport Buffer
 from fastserve._speedups.channel cimport LogRation
 from fastserve._speedups.deadlines cimport Deadlines, TimedConnection
-from fastserve._speedups.messages cimport Request, load_orjson
+from fastserve._speedups.messages cimport Request, load_decoder
+from fastserve._speedups.responses cimport load_encoder
 from fastserve._speedups.observer cimport Observer, RequestIds
 from fastserve._speedups.parser cimport NativeParser
 from fastserve._speedups.router cimport Router
@@ -78,7 +79,8 @@ cdef class Engine(ProtocolFactory):
             self.parser = HttptoolsParser(**limits)
         else:
             raise ValueError(f"http is 'native' or 'httptools', not {http!r}")
-        load_orjson()
+        load_encoder()
+        load_decoder()
         self.loop = loop
         self.router = router
         self.app = app

@@ -11,7 +11,8 @@ from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint8_t
 
 from fastserve._speedups.engine cimport Engine, ServedConnection
-from fastserve._speedups.messages cimport ConditionalResponse, Request, Response
+from fastserve._speedups.messages cimport Request
+from fastserve._speedups.responses cimport ConditionalResponse, Response
 from fastserve._speedups.observed cimport Observed
 from fastserve._speedups.outgoing cimport Outgoing
 from fastserve._speedups.plan cimport Plan

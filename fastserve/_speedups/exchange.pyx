@@ -8,8 +8,9 @@ from libc.stdint cimport int64_t
 
 from fastserve._speedups.buffer cimport Buffer
 from fastserve._speedups.deadlines cimport NEVER, ticks
-from fastserve._speedups.messages cimport (
-    ConditionalResponse, PartsResponse, Request, Response, StreamingResponse, to_response)
+from fastserve._speedups.messages cimport Request
+from fastserve._speedups.responses cimport (
+    ConditionalResponse, PartsResponse, Response, StreamingResponse, to_response)
 from fastserve._speedups.outgoing cimport (
     FRAMED_BY_CHUNKS, FRAMED_BY_CLOSE, FRAMED_BY_LENGTH, Outgoing, send_parts, send_pieces)
 from fastserve._speedups.head cimport METHOD_GET, METHOD_HEAD
@@ -74,6 +75,16 @@ cdef class Exchange(Outgoing):
             connection.answer(ended, self, self.request, &self.call)
         connection.proceed()
         return connection.engine.admit()
+
+    cdef str purpose(self):
+        cdef Request request = self.request
+        cdef str age = ""
+        if request is None:
+            return ""
+        if self.call.seen.begun_ns:
+            age = f", for {(now_ns() - self.call.seen.begun_ns) / 1e9:.3f} s"
+        return (f"{request.method} {request.path}, route {request.plan.template.decode()}, "
+                f"id {request.id}{age}")
 
     cdef int task_holds(self, bint holds) except -1:
         if self.connection.engine.observer is not None:

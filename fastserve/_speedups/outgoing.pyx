@@ -7,7 +7,7 @@ from libc.stdint cimport int64_t
 from libc.string cimport memcpy
 
 from fastserve._speedups.channel cimport Channel
-from fastserve._speedups.messages cimport FileSpan, PartsResponse, StreamingResponse
+from fastserve._speedups.responses cimport FileSpan, PartsResponse, StreamingResponse
 from fastserve._speedups.multidict cimport MutableHeaders, mutable_headers
 
 cdef enum:

@@ -7,6 +7,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport int16_t, int64_t, uint8_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset
+from posix.unistd cimport getpid
 from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, timespec
 
 from fastserve._speedups.head cimport METHOD_OTHER
@@ -83,6 +84,7 @@ cdef class Scoreboard:
         self.recording = recording
         clock_gettime(CLOCK_REALTIME, &wall)
         self.words[AT_LAYOUT] = LAYOUT
+        self.words[AT_PID] = getpid()
         self.words[AT_SLOT] = slot
         self.words[AT_BORN_NS] = now_ns()
         self.words[AT_WALL_OFFSET_NS] = (

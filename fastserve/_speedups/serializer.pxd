@@ -6,7 +6,7 @@
 from libc.stdint cimport int64_t
 
 from fastserve._speedups.buffer cimport Buffer
-from fastserve._speedups.messages cimport Response
+from fastserve._speedups.responses cimport Response
 
 cdef enum Persistence:
     PERSIST_SILENT = 0      # HTTP/1.1, the connection stays

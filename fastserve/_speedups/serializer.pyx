@@ -9,7 +9,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy
 
-from fastserve._speedups.messages cimport Response, dump_json, to_response
+from fastserve._speedups.responses cimport Response, dump_json, to_response
 from fastserve._speedups.multidict cimport MutableHeaders
 
 from fastserve.errors import reason_phrase

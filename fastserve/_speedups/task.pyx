@@ -53,6 +53,9 @@ cdef class TaskOwner:
     cdef int task_done(self, object task) except -1:
         raise NotImplementedError("a TaskOwner must define task_done")
 
+    cdef str purpose(self):
+        return ""
+
     cdef int task_holds(self, bint holds) except -1:
         return 0
 
@@ -204,6 +207,11 @@ cdef class RequestTask:
     def get_coro(self):
         """The handler's coroutine."""
         return self.coroutine
+
+    @property
+    def purpose(self):
+        """The request, with route, id and age; empty in the handler's first step."""
+        return "" if self.owner is None else self.owner.purpose()
 
     def get_name(self):
         """The name that was set, or Request-N."""
