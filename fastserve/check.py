@@ -23,7 +23,6 @@ from fastserve.binding import is_async
 from fastserve.blocking import is_blocking
 from fastserve.config import Config
 from fastserve.errors import ConfigError, ImportTargetError
-from fastserve.listeners import Inherited, Tcp, Unix, addresses, probe
 from fastserve.host_checks import (
     DAY_S,
     ERROR,
@@ -36,6 +35,7 @@ from fastserve.host_checks import (
     Machine,
     holder_of,
 )
+from fastserve.listeners import Inherited, Tcp, Unix, addresses, probe
 from fastserve.networks import Networks
 from fastserve.tls import Certificates, certificate_files
 

@@ -10,143 +10,30 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import platform
-import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import click
 
 from fastserve.config import Config
 from fastserve.errors import ConfigError, FastserveError, ImportTargetError
+from fastserve.options import (
+    IMPORTING,
+    GroupedCommand,
+    GroupedOption,
+    gathered,
+    with_dev_settings,
+    with_file,
+    with_settings,
+    with_target,
+    with_target_or_none,
+    with_watching,
+)
 from fastserve.presets import DEV_DEFAULTS, NOT_IN_DEV
-from fastserve.sources import Sourced, gather
 from fastserve.tail import tail
 from fastserve.top import top
-
-IMPORTING, RELOADING = "Importing", "Reload"
-A_PATH = re.compile(r"/[^:]*(?<!\.py)")     # and not the file of an application
-Command = Callable[..., Any]
-
-
-class GroupedCommand(click.Command):
-    """A command whose help lists its options by group, in the order of the settings."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """A flag with a value of its own does not take the word behind it unless that is one."""
-        alone = {
-            option.opts[0]: option.alone for option in self.params
-            if isinstance(option, GroupedOption) and option.alone is not None}
-        words = list(args)
-        for at, word in enumerate(words):
-            if word == "--":
-                break
-            if word in alone and not A_PATH.fullmatch("".join(words[at + 1:at + 2])):
-                words[at] = f"{word}={alone[word]}"
-        return super().parse_args(ctx, words)
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        groups: dict[str, list[tuple[str, str]]] = {}
-        for parameter in self.get_params(ctx):
-            record = parameter.get_help_record(ctx)
-            if record is not None and isinstance(parameter, GroupedOption):
-                groups.setdefault(parameter.group, []).append(record)
-        for title, records in groups.items():
-            with formatter.section(title):
-                formatter.write_dl(records)
-
-
-class GroupedOption(click.Option):
-    """An option that knows its group, and what it means without a value, a path."""
-
-    def __init__(
-        self, *args: Any, group: str, alone: str | None = None, **kwargs: Any
-    ) -> None:
-        super().__init__(*args, **kwargs)
-        self.group = group
-        self.alone = alone
-
-
-def octal(value: str) -> int:
-    """Permissions, as chmod takes them; click turns the ValueError into a usage error."""
-    return int(value, 8)
-
-
-def _option(setting: dataclasses.Field[Any]) -> GroupedOption:
-    """The flag of one setting. Left out it is None, so that the Config's default holds."""
-    about = setting.metadata
-    several = isinstance(setting.default, tuple)
-    kind: Any = about.get("type") or (str if several else type(setting.default))
-    shown = setting.default
-    if about.get("octal"):
-        kind, shown = octal, f"{setting.default:o}"
-    elif about["choices"]:
-        kind = click.Choice(about["choices"])
-    name = "--" + setting.name.replace("_", "-")
-    if kind is bool:
-        name, kind, shown = f"{name}/--no-{name[2:]}", None, "on" if shown else "off"
-    text = about["help"]
-    if shown not in (None, (), ""):
-        text = f"{text} [{shown}]"
-    return GroupedOption(
-        [name, setting.name],
-        type=kind,
-        multiple=several,
-        default=None,
-        help=text,
-        metavar=about.get("metavar") or ("ADDR" if several else None),
-        group=about["group"],
-        alone=about.get("alone"),
-    )
-
-
-def _with_settings(command: Command, *, without: Iterable[str] = ()) -> Command:
-    for setting in reversed(dataclasses.fields(Config)):
-        if setting.name in without:
-            continue
-        option = _option(setting)
-        if not hasattr(command, "__click_params__"):
-            command.__click_params__ = []  # type: ignore[attr-defined]
-        command.__click_params__.append(option)  # type: ignore[attr-defined]
-    return command
-
-
-def _with_file(command: Command) -> Command:
-    option = click.option(
-        "--config", "config_file", metavar="FILE", cls=GroupedOption, group=IMPORTING,
-        help="TOML file of settings. [pyproject.toml]")
-    return option(command)
-
-
-def _with_target(command: Command, *, required: bool = True) -> Command:
-    for decorate in (
-        click.option("--factory", is_flag=True, cls=GroupedOption, group=IMPORTING,
-                     help="APP is a function that makes the application."),
-        click.option("--app-dir", metavar="DIR", cls=GroupedOption, group=IMPORTING,
-                     type=click.Path(exists=True, file_okay=False),
-                     help="Look for MODULE here instead of in the current directory."),
-        click.argument("target", metavar="MODULE:APP" if required else "[MODULE:APP]",
-                       required=required, callback=_check_target),
-    ):
-        command = decorate(command)
-    return command
-
-
-def _with_target_or_none(command: Command) -> Command:
-    return _with_target(command, required=False)
-
-
-def _check_target(
-    ctx: click.Context, param: click.Parameter, value: str | None
-) -> str | None:
-    if value is None:
-        return None
-    module, colon, attribute = value.partition(":")
-    if not module or (colon and not attribute) or ":" in attribute:
-        raise click.BadParameter(f"{value!r} is not MODULE:APP; examples: main:app, app/main.py")
-    return value
 
 
 def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
@@ -187,9 +74,9 @@ main.add_command(tail)
 
 
 @main.command(cls=GroupedCommand, short_help="Serve an application.")
-@_with_target
-@_with_file
-@_with_settings
+@with_target
+@with_file
+@with_settings
 def run(
     target: str, factory: bool, app_dir: str | None, config_file: str | None, **settings: Any
 ) -> None:
@@ -198,7 +85,7 @@ def run(
     MODULE is a dotted module or the path of a Python file. Every setting may also stand in
     [tool.fastserve] of pyproject.toml, or as FASTSERVE_NAME in the environment.
     """
-    config = _gather(config_file, settings).config
+    config = gathered(config_file, settings).config
     if config.workers is not None and not config.preload:
         from fastserve import supervisor
 
@@ -217,28 +104,12 @@ def run(
     sys.exit(status)
 
 
-def _with_watching(command: Command) -> Command:
-    for name, metavar, text in (
-        ("exclude", "PATTERN", "Files and directories whose changes do not count."),
-        ("include", "PATTERN", "Files to watch beside *.py, such as '*.html'."),
-        ("dir", "DIR", "Watch what is below it. [the current directory]"),
-    ):
-        command = click.option(
-            f"--reload-{name}", metavar=metavar, multiple=True, cls=GroupedOption,
-            group=RELOADING, help=f"{text} Several are possible.")(command)
-    return command
-
-
-def _with_dev_settings(command: Command) -> Command:
-    return _with_settings(command, without=NOT_IN_DEV)
-
-
 @main.command(
     cls=GroupedCommand, short_help="Serve it while you write it: a saved file is served at once.")
-@_with_target
-@_with_file
-@_with_watching
-@_with_dev_settings
+@with_target
+@with_file
+@with_watching
+@with_dev_settings
 def dev(*, target: str, factory: bool, app_dir: str | None, config_file: str | None,
         reload_dir: tuple[str, ...], reload_include: tuple[str, ...],
         reload_exclude: tuple[str, ...], **settings: Any) -> None:
@@ -251,7 +122,7 @@ def dev(*, target: str, factory: bool, app_dir: str | None, config_file: str | N
     from fastserve.changes import Watched
     from fastserve.target import load_app
 
-    config = _gather(config_file, {**settings, **NOT_IN_DEV}, DEV_DEFAULTS).config
+    config = gathered(config_file, {**settings, **NOT_IN_DEV}, DEV_DEFAULTS).config
     directories = reload_dir or door.directories_of(target, app_dir)
     try:
         sys.exit(door.serve(
@@ -261,24 +132,14 @@ def dev(*, target: str, factory: bool, app_dir: str | None, config_file: str | N
         _fail(str(error))
 
 
-def _gather(
-    file: str | None, settings: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
-) -> Sourced:
-    given = {name: None if value == () else value for name, value in settings.items()}
-    try:
-        return gather(given, os.environ, file, defaults)
-    except ConfigError as error:
-        raise click.UsageError(str(error)) from None
-
-
 @main.command(cls=GroupedCommand, short_help="Show the settings, and where each comes from.")
-@_with_file
+@with_file
 @click.option("--all", "everything", is_flag=True, cls=GroupedOption, group=IMPORTING,
               help="Defaults too.")
-@_with_settings
+@with_settings
 def config(everything: bool, config_file: str | None, **settings: Any) -> None:
     """Show the settings that `run` would have here, and where each comes from."""
-    sourced = _gather(config_file, settings)
+    sourced = gathered(config_file, settings)
     for setting in dataclasses.fields(Config):
         source = sourced.sources.get(setting.name)
         value = getattr(sourced.config, setting.name)
@@ -292,11 +153,11 @@ def config(everything: bool, config_file: str | None, **settings: Any) -> None:
 
 @main.command(
     cls=GroupedCommand, short_help="Say what is wrong with this machine, and what mends it.")
-@_with_target_or_none
-@_with_file
+@with_target_or_none
+@with_file
 @click.option("--json", "as_json", is_flag=True, cls=GroupedOption, group=IMPORTING,
               help="Print the findings for programs.")
-@_with_settings
+@with_settings
 def check(*, target: str | None, factory: bool, app_dir: str | None, config_file: str | None,
           as_json: bool, **settings: Any) -> None:
     """Look for what is wrong with this machine and these settings, and say what mends it.
@@ -313,7 +174,7 @@ def check(*, target: str | None, factory: bool, app_dir: str | None, config_file
 
     try:
         found = door.findings_of(
-            _gather(config_file, settings).config, Machine(), load if target else None)
+            gathered(config_file, settings).config, Machine(), load if target else None)
     except click.UsageError as error:
         found = [Finding(ERROR, "settings", error.message, "fastserve run --help")]
     click.echo(json.dumps(door.as_json(found)) if as_json else "\n".join(door.lines_of(found)))
@@ -368,7 +229,7 @@ def ctl(*, control: str, as_json: bool, timeout_s: float, now: bool, canary: int
 
 
 @main.command(cls=GroupedCommand, short_help="List what an application answers.")
-@_with_target
+@with_target
 def routes(target: str, factory: bool, app_dir: str | None) -> None:
     """List the routes of the application MODULE:APP."""
     from fastserve.binding import describe

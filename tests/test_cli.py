@@ -18,6 +18,7 @@ import pytest
 import fastserve
 from fastserve import cli
 from fastserve.config import Config
+from fastserve.options import GroupedOption
 from fastserve.presets import NOT_IN_DEV
 
 DEADLINE_S = 30
@@ -294,7 +295,7 @@ def test_every_option_is_in_a_group(name):
     without = NOT_IN_DEV if name == "dev" else ()
 
     for option in door.params:
-        grouped = isinstance(option, cli.GroupedOption)
+        grouped = isinstance(option, GroupedOption)
         assert grouped or isinstance(option, click.Argument), option
     for setting in dataclasses.fields(Config):
         flag = "--" + setting.name.replace("_", "-")

@@ -215,6 +215,20 @@ def test_where_nothing_has_started_the_page_says_why_and_looks_again(tmp_path, d
 
 
 @pytest.mark.parametrize("serving", [True, False])
+def test_the_page_tells_of_the_newest_code(develop, code):
+    """Where nobody has served yet, each mistake takes the place of the one before."""
+    code.write_text("def (:\n")
+    server = develop()
+    for why in ("an exception", "a crash", "a failing start-up", "an end"):
+        text, shown = BROKEN[why]
+        code.write_text(text)
+        shown = shown.replace("&lt;", "<").replace("&gt;", ">")
+        until(lambda shown=shown: shown in get(server)[1])
+        assert get(server)[0] == 503
+    write(code, 1)
+    until_served(server, 1)
+
+
 def test_newer_code_does_not_wait_for_an_import_that_hangs(develop, code, serving):
     """Whether somebody serves meanwhile or not."""
     hang = f"import time, sys\nprint('it hangs', file=sys.stderr)\ntime.sleep({10 * SOON_S})\n"

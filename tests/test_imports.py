@@ -31,7 +31,8 @@ FLOORS = {
     "proxy": PROCESS, "proxy_protocol": PROCESS, "target": PROCESS, "tls": PROCESS,
     "worker": PROCESS,
     "__init__": DOORS, "__main__": DOORS, "cli": DOORS, "testing": DOORS,
-    "changes": DOORS, "check": DOORS, "dev": DOORS, "host_checks": DOORS, "standin": DOORS,
+    "changes": DOORS, "check": DOORS, "dev": DOORS, "host_checks": DOORS, "options": DOORS,
+    "standin": DOORS,
     "tail": DOORS, "top": DOORS, "watching": DOORS,
 }
 # On the ground, too.
