@@ -24,6 +24,8 @@ from fastserve.presets import PRESETS
 LISTEN, WORKERS, SERVER = "Where to listen", "Workers", "Server"
 LIMITS, TIMES = "Limits", "Time"
 TLS, BEHIND = "TLS", "Behind a proxy"
+LOGS = "Logs and metrics"
+ACCESS_LOGS = ("off", "text", "json", "logfmt", "logging")
 LOG_LEVELS = ("critical", "error", "warning", "info", "debug")
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8000
 FORWARDED_HEADERS = (
@@ -32,6 +34,7 @@ FORWARDED_HEADERS = (
 
 _SIZE = re.compile(r"(\d{1,18}) ?([KMG]?)(?:i?B)?", re.IGNORECASE | re.ASCII)
 _SHIFTS = {"": 0, "K": 10, "M": 20, "G": 30}
+MAX_LOGGED_HEADERS, MAX_LOGGED_NAME_BYTES = 16, 64     # as in _speedups/journal.pxd
 
 Check = Callable[[str, Any], None]
 
@@ -66,6 +69,12 @@ def rate(name: str, value: Any) -> None:
     """A number of bytes per second."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1e9:
         raise _fail(name, value, "must be a number of bytes per second from 0 to 1000000000")
+
+
+def share(name: str, value: Any) -> None:
+    """A number from 0 to 1."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        raise _fail(name, value, "must be a number from 0 to 1")
 
 
 def one_of(*choices: str) -> Check:
@@ -151,6 +160,29 @@ def texts(name: str, value: Any) -> None:
         raise _fail(name, value, "must be a list of texts")
     if not all(isinstance(item, str) and item and item.isprintable() for item in value):
         raise _fail(name, value, "must be texts without control characters")
+
+
+def is_field_name(text: Any) -> bool:
+    """Whether it may be the name of a header field (RFC 9110 section 5.1)."""
+    return isinstance(text, str) and re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", text) is not None
+
+
+def field_names(name: str, value: Any) -> None:
+    """A tuple of names of header fields, each once."""
+    texts(name, value)
+    if not all(is_field_name(item) and len(item) <= MAX_LOGGED_NAME_BYTES for item in value):
+        raise _fail(name, value, "must be names of header fields, of at most "
+                    f"{MAX_LOGGED_NAME_BYTES} bytes, each given by itself")
+    if len({item.lower() for item in value}) < len(value):
+        raise _fail(name, value, "must name each header once")
+    if len(value) > MAX_LOGGED_HEADERS:
+        raise _fail(name, value, f"must be at most {MAX_LOGGED_HEADERS} headers")
+
+
+def field_name_or_nothing(name: str, value: Any) -> None:
+    """The name of a header field, or the empty text."""
+    if value != "" and not is_field_name(value):
+        raise _fail(name, value, "must be the name of a header field, or empty")
 
 
 def flag(name: str, value: Any) -> None:
@@ -259,10 +291,6 @@ class Config:
         40, SERVER, whole(1, 10_000), "Threads for handlers marked @blocking.")
     decompress_requests: bool = _setting(
         False, SERVER, yes_or_no, "Decode request bodies sent with gzip, deflate, br or zstd.")
-    metrics: str | None = _setting(
-        None, SERVER, page_path, "Answer here with what the server counts, for Prometheus: "
-        "/metrics unless given another PATH.", type=str, metavar="[PATH]", alone="/metrics")
-    log_level: str = _choice("info", SERVER, LOG_LEVELS, "What to log.")
 
     ssl_certfile: str | None = _setting(
         None, TLS, text, "Serve TLS with this certificate and its chain, PEM.", type=str)
@@ -303,6 +331,28 @@ class Config:
         metavar="NETWORKS")
     health_paths: bool = _setting(
         True, BEHIND, flag, "Answer /-/live and /-/ready.")
+
+    metrics: str | None = _setting(
+        None, LOGS, page_path, "Answer here with what the server counts, for Prometheus: "
+        "/metrics unless given another PATH.", type=str, metavar="[PATH]", alone="/metrics")
+    log_level: str = _choice("info", LOGS, LOG_LEVELS, "What to log.")
+    log_format: str = _choice("text", LOGS, ("text", "json"), "How to log it.")
+    log_file: str | None = _setting(
+        None, LOGS, text, "Log to this file instead of stderr; when it is moved, a new one is made.",
+        type=str, metavar="PATH")
+    access_log: str = _choice("off", LOGS, ACCESS_LOGS, "A line for each request.")
+    access_log_file: str = _setting(
+        "-", LOGS, text, "Where those lines go: a file, - for stdout, or stderr.", metavar="PATH")
+    access_log_headers: tuple[str, ...] = _setting(
+        (), LOGS, field_names, "Write down this header of each request; several are possible.",
+        metavar="NAME")
+    access_log_sample: float = _setting(
+        1.0, LOGS, share, "The share of requests that get a line; 5xx always do.")
+    access_log_slow_s: float = _setting(
+        0.0, LOGS, seconds(0), "Only requests that took so long, and 5xx.")
+    request_id_header: str = _setting(
+        "x-request-id", LOGS, field_name_or_nothing,
+        "The header whose request id is believed; empty: none.", metavar="NAME")
 
     max_head_bytes: int = _setting(32768, LIMITS, whole(256, 2**24), "Request line and headers.")
     max_field_bytes: int = _setting(8192, LIMITS, whole(64, 2**24), "One header line.")
@@ -383,6 +433,7 @@ class Config:
             raise ConfigError(
                 f"metrics={self.metrics!r} needs prometheus_client: "
                 'pip install "fastserve[metrics]"')
+        self._check_logs()
         if self.uds is not None and self.uds[0] in "@\0" and (
                 self.uds_owner is not None or self.uds_mode != 0o666):
             raise ConfigError(
@@ -465,6 +516,20 @@ class Config:
                 f"proxy_protocol={self.proxy_protocol!r} contradicts "
                 f"proxy_allow_ips={self.proxy_allow_ips!r}: give both, or neither")
 
+    def _check_logs(self) -> None:
+        for setting in dataclasses.fields(self):
+            value = getattr(self, setting.name)
+            if setting.name.startswith("access_log_") and value != setting.default:
+                if self.access_log == "off":
+                    raise ConfigError(
+                        f"{setting.name}={value!r}, but there is no access log: give access_log "
+                        f"too, one of {', '.join(ACCESS_LOGS[1:])}")
+                if self.access_log == "logging" and setting.name == "access_log_file":
+                    raise ConfigError(
+                        f"access_log_file={value!r} contradicts access_log='logging', where the "
+                        "handlers of \"fastserve.access\" decide: leave it out, or give "
+                        "access_log as text, json or logfmt")
+
     @classmethod
     def load(cls, given: Mapping[str, Any]) -> Config:
         """A Config from what somebody gave by name; None means not given.
@@ -480,7 +545,7 @@ class Config:
                 raise ConfigError(f"{name}={value!r}: there is no such setting.{hint}")
             if value is not None:
                 values[name] = value
-        for name in ("bind", "ssl_sni"):
+        for name in ("bind", "ssl_sni", "access_log_headers"):
             if isinstance(values.get(name), str):
                 values[name] = (values[name],)
             elif name in values:
@@ -531,4 +596,5 @@ ENGINE_SETTINGS = (
     "retry_after_s",
     "lingering_close_s",
     "lingering_close_bytes",
+    "request_id_header",
 )

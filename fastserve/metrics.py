@@ -17,8 +17,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from fastserve._speedups.messages import Request, Response
+from fastserve._speedups.messages import Request
 from fastserve._speedups.plan import Plan
+from fastserve._speedups.responses import Response
 from fastserve.blocking import BlockingPool
 from fastserve.errors import ConfigError
 from fastserve.processes import resident_bytes

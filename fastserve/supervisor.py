@@ -78,7 +78,7 @@ def supervise(
     make:     another kind of Supervisor, from what that is made of
     Raises ConfigError when a listener cannot be opened.
     """
-    log.configure(config.log_level)
+    log.configure(config.log_level, config.log_format, config.log_file)
     workers = cpus.usable() if config.workers == "auto" else int(config.workers or 1)
     groups = open_groups(config)
     try:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastserve import log, stacks
 from fastserve._speedups.scoreboard import Scoreboard
+from fastserve.access_log import AccessLog
 from fastserve.config import Config
 from fastserve.descriptors import connections_allowed
 from fastserve.entrance import Entrance
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 OK, FAILED, STARTUP_FAILED = 0, 1, 3
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 TICK_S = 0.25           # how often deadlines are looked at
+LAST_LINES_S = 2.0      # for the access log, at the end
 DRAIN_POLL_S = 0.01     # how often the end asks whether all have left
 
 logger = logging.getLogger("fastserve")
@@ -60,7 +62,7 @@ def run(app: App, config: Config) -> int:
     if config.workers is not None:
         return supervise(
             lambda *parts: serve_slot(lambda: app, config, *parts), config, reloads=False)
-    log.configure(config.log_level)
+    log.configure(config.log_level, config.log_format, config.log_file)
     certificates = Certificates.from_config(config)
     listeners = open_listeners(config)
     try:
@@ -80,14 +82,16 @@ def serve_slot(
     """Serve in a worker process of a supervisor; the exit status."""
     try:
         app = load()
+        log.configure(config.log_level, config.log_format, config.log_file)
         certificates = Certificates.from_config(config)
         board = Scoreboard(place.fd, place.block, slot=place.slot)
         link = Link(orders, place.beat, place.slot, board, place.fd)
-        status = Worker(app, config, listeners, certificates, link).run()
+        worker = Worker(app, config, listeners, certificates, link)
     except FastserveError as error:
         shown = getattr(error, "traceback", None)
         logger.error("%s%s", f"{shown}\n" if shown else "", error)
         return STARTUP_FAILED
+    status = worker.run()
     leave_threads_behind(app, status)
     return status
 
@@ -148,6 +152,7 @@ class Worker:
         self.listeners = listeners
         self.certificates = certificates
         self.link = link
+        self.access_log = AccessLog.from_config(config)
         self.adopted: dict[int, list[socket.socket]] = {}   # slot -> its listeners
         self.drain_delay_s = config.drain_delay_s
         self.signals = 0
@@ -182,6 +187,12 @@ class Worker:
         if self.certificates is not None:
             self.certificates.reload()
 
+    def reopen_logs(self) -> None:
+        """Write to the files that have the paths of the logs now."""
+        if self.access_log is not None:
+            self.access_log.reopen()
+        logger.info("reopened the logs")
+
     async def _serve(self, loop: asyncio.AbstractEventLoop) -> int:
         engine = self._engine(loop)
         entrance = Entrance(loop, engine, self.config, self.certificates)
@@ -198,6 +209,8 @@ class Worker:
                 status = await self._shut_down(stack)
         finally:
             engine.close()
+            if self.access_log is not None:
+                self.access_log.close(LAST_LINES_S)
             self.app.blocking_pool.close()
             self.closing.close()
         logger.info("stopped")
@@ -213,6 +226,7 @@ class Worker:
             max_connections=connections_allowed(
                 self.config.max_connections, told=self.link is not None),
             board=board,
+            journal=None if self.access_log is None else self.access_log.journal,
             pages=self._pages(fd),
             **self.config.engine_limits(),
         )
@@ -298,6 +312,8 @@ class Worker:
             elif order == "unpark" and not self.stopping.is_set():
                 for listener in self.listeners:
                     self._accept_from(listener.socket, engine, entrance)
+            elif order == "reopen":
+                self.reopen_logs()
             elif order == "adopt" and not self.stopping.is_set():
                 self.adopted[message["slot"]] = sockets
                 for sock in sockets:
@@ -358,6 +374,9 @@ class Worker:
         before = {number: signal.getsignal(number) for number in numbers}
         for number in numbers:
             loop.add_signal_handler(number, self._signal, loop, number)
+        if self.link is None:
+            before[signal.SIGUSR1] = signal.getsignal(signal.SIGUSR1)
+            loop.add_signal_handler(signal.SIGUSR1, self.reopen_logs)
         try:
             yield
         finally:

@@ -523,10 +523,12 @@ cdef class Journal:
                 if self.form == LOGFMT:
                     at = say(at, b'"')
                 value = at
+                found = 0
                 for nth in range(count):
                     if matches[nth].index != index:
                         continue
-                    if at > value:
+                    found += 1
+                    if found > 1:
                         if room - (at - value) < 2 + CUT_BYTES:
                             break
                         at = say(at, b", ")
