@@ -20,6 +20,7 @@ from test_supervisor import APP, ENVIRONMENT, Load, ask, children, until
 from fastserve.canary import Trial, judge
 from fastserve.config import Config
 from fastserve.control import ask as ask_control
+from fastserve.deployment import Deployment
 from fastserve.errors import ConfigError
 from fastserve.readings import BUCKETS, LIMITS_S, Series
 from fastserve.recycling import Recycling, Term
@@ -291,7 +292,8 @@ class Told:
 @pytest.fixture
 def supervisor():
     """One that has two slots, with nobody behind their workers."""
-    found = Supervisor(lambda *parts: 0, Config(workers=2, canary=1), [], 2, reloads=True)
+    config = Config(workers=2, canary=1)
+    found = Supervisor(lambda *parts: 0, config, Deployment(config, {}), 2, reloads=True)
     for index in range(2):
         slot = Slot(index)
         slot.child = Child(
@@ -310,9 +312,13 @@ def supervisor():
 def test_who_accepts_no_more_covers_for_nobody(supervisor, how):
     """Another neighbour is to accept for the slot that nobody serves."""
     first, second = supervisor.slots
-    child, first.successor = first.child, None
+    child = first.child
     second.cover = child
-    getattr(supervisor, how)(first, child)
+    assert supervisor.reload() == ""
+    if how == "park":
+        supervisor.renewal.follow(first, child)
+    else:
+        supervisor.leave(first, child)
     assert second.cover is None
     assert child.orders.orders == ["release", "park" if how == "park" else "stop"]
 
@@ -336,15 +342,15 @@ def test_nobody_is_recycled_while_the_new_code_is_tried(supervisor, monkeypatch)
     started = []
     monkeypatch.setattr(
         supervisor, "start", lambda slot, reason: started.append((slot.index, reason)))
-    supervisor.recycling = Recycling(Config(workers=2, max_lifetime_s=1))
+    supervisor.renewal.recycling = Recycling(Config(workers=2, max_lifetime_s=1))
     for slot in supervisor.slots:
         slot.child.term.lifetime_s = 1e-9
     assert supervisor.reload() == ""
-    supervisor.reloading.trial.left.clear()
-    supervisor.go_on_recycling()
+    supervisor.renewal.reloading.trial.left.clear()
+    supervisor.renewal.turn()
     assert started == []
-    supervisor.end_reload()
-    supervisor.go_on_recycling()
+    supervisor.renewal.end_reload()
+    supervisor.renewal.turn()
     assert started == [(0, "max_lifetime")]
 
 
@@ -371,7 +377,7 @@ def test_workers_that_rested_have_nobody_to_be_compared_with(supervisor):
     assert "leaves no worker" in supervisor.reload()
     supervisor.resting = True
     assert supervisor.reload() == ""
-    assert supervisor.reloading.trial is None
+    assert supervisor.renewal.reloading.trial is None
 
 
 @linux
