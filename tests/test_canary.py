@@ -55,6 +55,7 @@ def series(fast=0, slow=0, errors=0, slow_s=0.2):
         (series(19, slow=19), series(19)),                      # too few answers
         (series(960, slow=40, slow_s=0.005), series(1000)),     # slower, by nothing to speak of
         (series(990, slow=5), series(1000)),                    # one in two hundred
+        (series(480, slow=19), series(480, slow=1)),            # too few for a percentile
         (series(0, slow=100, slow_s=0.3), series(0, slow=100, slow_s=0.2)),     # not twice
     ])
 def test_what_is_not_clearly_worse_is_good(new, old):
@@ -153,12 +154,13 @@ def deploy(tmp_path):
 class Traffic(Load):
     """Requests that may be answered 5xx: what counts is that all are answered."""
 
-    def __init__(self, server) -> None:
+    def __init__(self, server, pause_s=0.0) -> None:
         super().__init__(server)
+        self.pause_s = pause_s
         self.statuses: set[int] = set()
 
     def run(self) -> None:
-        while not self.over.is_set():
+        while not self.over.wait(self.pause_s):
             client = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=10)
             try:
                 client.request("GET", "/")
@@ -179,7 +181,7 @@ def test_good_code_is_tried_and_then_taken_everywhere(start, deploy):
     before = workers(server)
     deploy()
     answers = []
-    with Traffic(server) as load:
+    with Traffic(server, 0.02) as load:     # too few for a percentile, which a busy machine makes
         asking = threading.Thread(target=lambda: answers.append(
             ctl(server, "reload", "--canary", "1", "--canary-s", "4")))
         asking.start()
@@ -223,16 +225,19 @@ def test_bad_code_is_taken_back(start, deploy, how):
     server = start()
     before = workers(server)
     deploy(*BROKEN[how][:2])
-    with Traffic(server) as load:
+    loads = [Traffic(server) for _ in range(3)]
+    with contextlib.ExitStack() as stack:
+        for load in loads:
+            stack.enter_context(load)
         failed = ctl(server, "reload", "--canary", "1", "--canary-s", "4")
+    lost = [error for load in loads for error in load.failed]
     assert failed.returncode == 1
     assert BROKEN[how][2] in failed.stderr
     assert workers(server) == before
     if how == "dies":
-        assert load.failed
-        assert len(load.failed) <= 1    # what the victim had read
+        assert 1 <= len(lost) <= 3      # what the victim had read
     else:
-        assert load.failed == []
+        assert lost == []
     if how == "hangs":
         until(lambda: status(server)["leaving"] == [])
     for _ in range(20):
