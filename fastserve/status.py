@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def status_of(supervisor: Supervisor) -> dict[str, Any]:
     """All of it, for JSON."""
     now_s = time.monotonic()
-    reloading = supervisor.reloading
+    reloading = supervisor.renewal.reloading
     trial = reloading.trial if reloading is not None else None
     found = {
         "ok": True,
