@@ -105,7 +105,8 @@ class Supervisor:
         self.succession = Succession(self, deployment.before)
         self.reloads = reloads
         self.beats = Beats(4 * MOST_WORKERS)
-        self.board = SharedBoard(4 * MOST_WORKERS - 1)
+        before = deployment.before
+        self.board = SharedBoard(4 * MOST_WORKERS - 1, before.board if before else None)
         self.recorder = Recorder(self.board)
         self.recycling = Recycling(config)
         self.recycled: Child | None = None  # the last one that was replaced for its age or size
