@@ -159,6 +159,14 @@ class Group:
         if not self.shared and slot == len(self.listeners) - 1:
             self.listeners.pop().close()
 
+    def let_go(self) -> None:
+        """Leave the listeners to the workers: when the last closes, new connections are refused.
+
+        Files of unix sockets stay until close().
+        """
+        for listener in self.listeners:
+            listener.socket.close()
+
     def leave_file(self) -> None:
         """The file of a unix socket is another process's to remove."""
         for listener in self.listeners:
@@ -259,6 +267,15 @@ def open_groups(config: Config, heritage: Heritage | None = None) -> list[Group]
 
 
 # --- TCP ---------------------------------------------------------------------------------
+
+
+def probe(address: Tcp, wanted: list[Address]) -> None:
+    """Raise ConfigError where an address cannot be had. A server that has it notices nothing.
+
+    wanted:  all addresses, this one among them
+    """
+    for family, sockaddr in _resolve(address):
+        _bound(family, sockaddr, _ipv6_only(address, wanted), share=False).close()
 
 
 def _ipv6_only(address: Tcp, wanted: list[Address]) -> bool:

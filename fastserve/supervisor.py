@@ -57,6 +57,7 @@ MOST_WORKERS = 512
 TURN_S = 0.25               # how often the silent are looked for
 KILL_AFTER_S = 1.0          # from the bound of a graceful stop, or a stack dump, to SIGKILL
 RETIRE_AFTER_S = 1.0        # for the handshakes that began before the steering
+KEEP_IDLE_S = 2.0           # a replaced worker, for the requests that are on their way to it
 SETTLED_S = 1.0             # who served for so long has not failed to start
 FIRST_DELAY_S, LAST_DELAY_S = 0.1, 30.0
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
@@ -70,11 +71,18 @@ logger = logging.getLogger("fastserve")
 Work = Callable[[list[Listener], Orders, Place], int]
 
 
-def supervise(work: Work, config: Config, *, reloads: bool = True) -> int:
+def supervise(
+    work: Work,
+    config: Config,
+    *,
+    reloads: bool = True,
+    make: Callable[..., Supervisor] | None = None,
+) -> int:
     """Serve with as many workers as the Config says until a signal; the exit status.
 
     work:     called in each worker process
     reloads:  whether a new worker brings new code; if not, HUP is refused
+    make:     another kind of Supervisor, from what that is made of
     Raises ConfigError when a listener cannot be opened.
     """
     log.configure(config.log_level, config.log_format, config.log_file)
@@ -83,7 +91,7 @@ def supervise(work: Work, config: Config, *, reloads: bool = True) -> int:
     deployment = Deployment(config, os.environ)
     try:
         deployment.open()
-        return Supervisor(work, config, deployment, workers, reloads=reloads).run()
+        return (make or Supervisor)(work, config, deployment, workers, reloads=reloads).run()
     except ConfigError as error:
         if deployment.before is not None:
             deployment.before.tell_failed(str(error))
@@ -220,6 +228,8 @@ class Supervisor:
         logger.info("%s: %s", why, "stopping now" if at_once else "stopping")
         self.end_reload("the server stops")
         self.succession.stop()
+        for group in self.groups:
+            group.let_go()
         if self.stop_by_s is None or at_once:
             graceful_s = self.config.drain_delay_s + self.config.graceful_timeout_s
             self.stop_by_s = time.monotonic() + KILL_AFTER_S + (0 if at_once else graceful_s)
@@ -265,6 +275,9 @@ class Supervisor:
                 logger.info("reloaded")
             self.reloading.end(error)
             self.held = bool(error) and self.reloading.trial is not None
+            if self.held:
+                logger.warning("the new code is still on disk, and a worker that dies comes back "
+                               "with it: put the old code back, or reload with better")
             self.reloading = None
             for slot in self.slots:
                 self.restore(slot)
@@ -519,7 +532,8 @@ class Supervisor:
 
     def go_on_recycling(self) -> None:
         """A successor for who has served for long enough; the next one when that one has gone."""
-        if self.reloading is not None or self.held or self.recycled in self.leaving \
+        if not self.recycling.bounded or self.held or self.reloading is not None \
+                or self.recycled in self.leaving \
                 or any(slot.successor is not None for slot in self.slots):
             return
         now = time.monotonic()
@@ -696,15 +710,18 @@ class Supervisor:
         """Others serve in its place: it need not go on accepting."""
         self.leaving.add(child)
         self.stop_covering(child)
-        self.dismiss(child, time.monotonic() + self.config.graceful_timeout_s + KILL_AFTER_S)
+        kill_at_s = time.monotonic() + self.config.graceful_timeout_s + KILL_AFTER_S
+        self.dismiss(child, kill_at_s, keep_idle_s=KEEP_IDLE_S)
 
     def dismiss(
-        self, child: Child, kill_at_s: float, *, at_once: bool = False, delay_s: float = 0
+        self, child: Child, kill_at_s: float, *, at_once: bool = False, delay_s: float = 0,
+        keep_idle_s: float = 0,
     ) -> None:
         """Tell a worker to end, how long it accepts until then, and when it must have."""
         child.dismissed = True
         child.kill_at_s = kill_at_s if child.kill_at_s is None else min(child.kill_at_s, kill_at_s)
-        child.orders.send({"order": "stop", "at_once": at_once, "drain_delay_s": delay_s})
+        child.orders.send({"order": "stop", "at_once": at_once, "drain_delay_s": delay_s,
+                           "keep_idle_s": keep_idle_s})
 
     def reap(self) -> None:
         """Learn who has ended. Orphans that this process inherits as PID 1 are buried too."""
@@ -767,9 +784,13 @@ class Supervisor:
         self.failed_starts += not child.ready
         nobody = not self.someone_served and self.failed_starts >= self.wanted
         if nobody or (self.succession.waits and not child.ready):
-            logger.error("no worker could start")
-            self.status = STARTUP_FAILED
-            self.stop(at_once=True, why="start-up failed")
+            self.no_worker_starts()
+
+    def no_worker_starts(self) -> None:
+        """Nobody ever served, and each has failed."""
+        logger.error("no worker could start")
+        self.status = STARTUP_FAILED
+        self.stop(at_once=True, why="start-up failed")
 
     def on_failed_successor(self, slot: Slot, child: Child, how: str) -> None:
         """The old worker goes on."""
