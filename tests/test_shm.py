@@ -94,6 +94,25 @@ def test_what_an_ended_worker_counted_stays(board):
     assert not any(memory_of(board, first)[:])
 
 
+def test_no_order_of_adding_changes_a_sum(board):
+    """Seconds would: 0.1 + (0.2 + 0.3) is less than (0.1 + 0.2) + 0.3."""
+    blocks = []
+    for tenths in (1, 2, 3):
+        block, writer = block_of(board)
+        add_row(board, block, b"GET /", {200: 1}, seconds=tenths / 10)
+        writer.tick(tenths / 10, {})
+        blocks.append(block)
+
+    def sums():
+        reading = board.read()
+        return reading.series()["GET", "/"].sum_ns / 1e9, reading.counters().lag_sum_ns / 1e9
+
+    before = sums()
+    for block in reversed(blocks):
+        board.retire(block)
+        assert sums() == before == (0.6, 0.6)
+
+
 def test_memory_is_only_what_was_used(board):
     """A block that was given back is a hole again."""
     def used():
