@@ -195,6 +195,11 @@ class Worker:
                 except StartupError as error:
                     logger.error("start-up failed: %s", error)
                     return STARTUP_FAILED
+                except ConfigError as error:
+                    if self.link is None:
+                        raise   # whoever started us says it
+                    logger.error("%s", error)
+                    return STARTUP_FAILED
         finally:
             close_loop(loop)
 
