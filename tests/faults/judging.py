@@ -24,6 +24,8 @@ def judge(report: Report, found: Outcome, longest_s: float, but: str = "") -> No
     if refused:
         report.count("refused, by nobody", refused)
     report.count("stale, which may be asked again", found.stale)
+    report.count("longest waits, ms", {
+        name: round(1000 * seconds) for name, seconds in found.longest.items()})
     if not but:
         report.measure("longest wait, s", found.seen.longest_s, found.seen.longest_s <= longest_s,
                        f"at most {longest_s:g}")
