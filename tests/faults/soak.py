@@ -76,7 +76,7 @@ class Faults:
 
 def f1(report: Report) -> None:
     """A mixed load, and a fault of some kind every 10 s: whatever fails can be explained."""
-    seconds = report.seconds or (3600.0 if report.full else 20.0)
+    seconds = report.seconds or (3600.0 if report.full else 16.0)
     every_s = min(10.0, seconds / 8)
     with Serving() as server:
         faults = Faults(server)

@@ -113,7 +113,7 @@ def l10(report: Report) -> None:
         before = server.log
         imports = sum(event == "import" for event, _ in server.events())
         server.kill(server.workers()[0])
-        seconds = 60 if report.full else 6
+        seconds = 60 if report.full else 4
         time.sleep(seconds)
         tried = sum(event == "import" for event, _ in server.events()) - imports
         log = server.log[len(before):]
@@ -122,7 +122,7 @@ def l10(report: Report) -> None:
     found = outcome(server, watching)
     judge(report, found, 0.1)
     most = 11 if report.full else 8
-    report.require(f"tries in {seconds} s", tried, 3 <= tried <= most, f"3 to {most}")
+    report.require(f"tries in {seconds} s", tried, 2 <= tried <= most, f"2 to {most}")
     blocks = len(re.findall(r"worker \d+ of slot \d+ ", log))
     traces = log.count("Traceback (most recent call last)")
     report.require("tracebacks", traces, traces <= tried + 1, "one for each try")
