@@ -22,7 +22,7 @@ from fastserve.config import Config
 from fastserve.control import ask as ask_control
 from fastserve.errors import ConfigError
 from fastserve.readings import BUCKETS, LIMITS_S, Series
-from fastserve.recycling import Term
+from fastserve.recycling import Recycling, Term
 from fastserve.reloading import order_of
 from fastserve.slots import Child, Slot
 from fastserve.status import lines
@@ -336,6 +336,7 @@ def test_nobody_is_recycled_while_the_new_code_is_tried(supervisor, monkeypatch)
     started = []
     monkeypatch.setattr(
         supervisor, "start", lambda slot, reason: started.append((slot.index, reason)))
+    supervisor.recycling = Recycling(Config(workers=2, max_lifetime_s=1))
     for slot in supervisor.slots:
         slot.child.term.lifetime_s = 1e-9
     assert supervisor.reload() == ""

@@ -472,7 +472,7 @@ def test_no_counter_goes_down_whatever_happens_to_workers(tmp_path):
 
 
 def test_a_server_without_workers_has_them_too(tmp_path):
-    """By app.run(), or `fastserve run` alone."""
+    """It is its own only worker."""
     with serving(tmp_path) as server:
         for _ in range(3):
             assert ask(server.port)[0] == 200

@@ -27,7 +27,7 @@ from fastserve.watching import duration_s, printable, shown_bytes, shown_s
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(fastserve.__file__).parent.parent)}
 NASTY = "\x1b[2J\x1b]0;title\x07 a\r\nb\tc \u202e\u2028 \x9b1m \x00é"
 APP = """
-import asyncio, time
+import asyncio, os, time
 from fastserve import App, HTTPError
 
 app = App()
@@ -45,9 +45,16 @@ async def slow(seconds):
     await asyncio.sleep(seconds)
     raise HTTPError(503)
 
-@app.get("/block/{seconds:float}")
-def block(seconds):
-    time.sleep(seconds)
+@app.get("/wait")
+async def wait():
+    while not os.path.exists("go-on"):
+        await asyncio.sleep(0.01)
+    return "waited"
+
+@app.get("/block")
+def block():
+    while not os.path.exists("go-on"):
+        time.sleep(0.01)
     return "blocked"
 """
 
@@ -211,14 +218,24 @@ def test_figures_are_short():
 # Against a real server.
 
 
-@pytest.fixture
-def server(tmp_path):
+def serving(directory):
     if sys.platform != "linux":
         pytest.skip("slots are Linux's")
-    (tmp_path / "main.py").write_text(APP)
-    with serve_in_process(
-            tmp_path, "--workers", "1", "--control", "c.sock", "--graceful-timeout-s", "2",
-            target="main.py") as server:
+    (directory / "main.py").write_text(APP)
+    return serve_in_process(
+        directory, "--workers", "1", "--control", "c.sock", "--graceful-timeout-s", "2",
+        target="main.py")
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    """Where the control socket of the server is."""
+    return tmp_path_factory.mktemp("tail")
+
+
+@pytest.fixture(scope="module")
+def server(directory):
+    with serving(directory) as server:
         yield server
 
 
@@ -258,10 +275,11 @@ class Following:
 
 
 @pytest.fixture
-def follow(tmp_path):
+def follow(directory):
     """Start `fastserve tail` with some flags; it ends with the test."""
     with contextlib.ExitStack() as stack:
-        yield lambda *flags: stack.enter_context(contextlib.closing(Following(tmp_path, *flags)))
+        yield lambda *flags, at=directory: stack.enter_context(
+            contextlib.closing(Following(at, *flags)))
 
 
 def get(server, *paths):
@@ -275,8 +293,8 @@ def get(server, *paths):
 def test_requests_are_printed_as_they_end(server, follow):
     """Those that the filters want; Ctrl-C is a good end."""
     get(server, "/")    # the others begin with this one, so that they have looked
-    everything = follow()
-    slow = follow("--slow", "50ms", "--status", "5xx", "--json")
+    everything = follow("--last", "1")
+    slow = follow("--last", "0", "--slow", "50ms", "--status", "5xx", "--json")
     routed = follow("--route", "/users/{id}", "--last", "0")
     everything.until(lambda: everything.lines)
     deadline = time.monotonic() + 20
@@ -300,29 +318,35 @@ def test_requests_are_printed_as_they_end(server, follow):
     assert [each.end() for each in (everything, slow, routed)] == [0, 0, 0]
 
 
-def test_what_runs_now_is_printed(server, tmp_path):
+def test_what_runs_now_is_printed(server, directory):
     """The oldest first; the one whose handler has the loop is named; then it ends."""
-    threads = [threading.Thread(target=get, args=(server, "/slow/2"))]
-    threads[0].start()
     deadline = time.monotonic() + 20
 
     def now():
         done = subprocess.run(
             [sys.executable, "-m", "fastserve", "tail", "--control", "c.sock", "--under-way"],
-            cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=30, check=True)
+            cwd=directory, env=ENVIRONMENT, capture_output=True, text=True, timeout=30,
+            check=True)
         return done.stdout.splitlines()
 
-    while not (lines := now()):
-        assert time.monotonic() < deadline
-    assert len(lines) == 1
-    assert '"GET /slow/2"' in lines[0]
-    threads.append(threading.Thread(target=get, args=(server, "/block/2.5")))
-    threads[1].start()
-    while not (lines := [line for line in now() if "HOLDS THE LOOP" in line]):
-        assert time.monotonic() < deadline
-    assert '"GET /block/2.5"' in lines[0]
-    for thread in threads:
-        thread.join()
+    threads = [
+        threading.Thread(target=get, args=(server, path)) for path in ("/wait?7", "/block?8")]
+    try:
+        threads[0].start()
+        while not (lines := now()):
+            assert time.monotonic() < deadline
+        assert len(lines) == 1
+        assert '"GET /wait?7"' in lines[0]
+        threads[1].start()
+        while "HOLDS THE LOOP" not in "".join(lines := now()):
+            assert time.monotonic() < deadline
+        assert len(lines) == 2
+        assert "HOLDS" not in lines[0]
+        assert '"GET /block?8"' in lines[1]
+    finally:
+        (directory / "go-on").touch()
+        for thread in threads:
+            thread.join()
 
 
 def test_too_many_between_two_looks_are_counted(server, follow):
@@ -338,24 +362,24 @@ def test_too_many_between_two_looks_are_counted(server, follow):
     assert follower.end() == 0
 
 
-def test_it_ends_with_the_server_and_says_so(server, follow):
+def test_it_ends_with_the_server_and_says_so(tmp_path, follow):
     """And without one it does not begin."""
-    get(server, "/")
-    follower = follow()
-    follower.until(lambda: follower.lines)
-    server.process.terminate()
+    with serving(tmp_path) as server:
+        get(server, "/")
+        follower = follow(at=tmp_path)
+        follower.until(lambda: follower.lines)
     assert follower.process.wait(30) == 1
     follower.until(lambda: follower.errors)
     assert follower.errors == [
         line for line in follower.errors if line.startswith("fastserve: control='c.sock': ")]
-    assert follow().process.wait(30) == 1
+    assert follow(at=tmp_path).process.wait(30) == 1
 
 
-def test_a_reader_that_has_enough_is_no_error(server, tmp_path):
+def test_a_reader_that_has_enough_is_no_error(server, directory):
     """`fastserve tail | head -1`."""
     get(server, *["/"] * 20)
     done = subprocess.run(
         f"{sys.executable} -m fastserve tail --control c.sock | head -1", shell=True,
-        cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=30, check=True)
+        cwd=directory, env=ENVIRONMENT, capture_output=True, text=True, timeout=30, check=True)
     assert done.stdout.count("\n") == 1
     assert done.stderr == ""

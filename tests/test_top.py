@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import http.client
 import json
@@ -32,7 +33,7 @@ ENVIRONMENT = {
     **os.environ, "PYTHONPATH": str(Path(fastserve.__file__).parent.parent), "TERM": "xterm"}
 COMMAND = [sys.executable, "-m", "fastserve", "top", "--control", "c.sock"]
 APP = """
-import time
+import os, time
 from fastserve import App, HTTPError
 
 app = App()
@@ -45,9 +46,10 @@ def home():
 def boom():
     raise HTTPError(500)
 
-@app.get("/block/{seconds:float}")
-def block(seconds):
-    time.sleep(seconds)
+@app.get("/block")
+def block():
+    while not os.path.exists("go-on"):
+        time.sleep(0.01)
     return "blocked"
 """
 
@@ -151,16 +153,28 @@ def test_a_held_loop_is_named_and_nothing_is_obeyed(board):
 # Against a real server.
 
 
-@pytest.fixture
-def server(tmp_path):
-    (tmp_path / "main.py").write_text(APP)
+@contextlib.contextmanager
+def serving(directory):
+    (directory / "main.py").write_text(APP)
     with serve_in_process(
-            tmp_path, "--workers", "2", "--control", "c.sock", "--graceful-timeout-s", "2",
+            directory, "--workers", "2", "--control", "c.sock", "--graceful-timeout-s", "2",
             target="main.py") as server:
         deadline = time.monotonic() + 30
         while server.log.count("listening on") < 2:
             assert time.monotonic() < deadline
             time.sleep(0.02)
+        yield server
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    """Where the control socket of the server is."""
+    return tmp_path_factory.mktemp("top")
+
+
+@pytest.fixture(scope="module")
+def server(directory):
+    with serving(directory) as server:
         yield server
 
 
@@ -192,13 +206,13 @@ def top(directory, *flags, status=0):
 
 
 @pytest.mark.usefixtures("load")
-def test_one_look_as_text_and_as_json(server, tmp_path):
+def test_one_look_as_text_and_as_json(server, directory):
     """Every worker and every route that was asked for; no escape sequences."""
-    text = top(tmp_path, "--once", "--interval-s", "0.5")
+    text = top(directory, "--once", "--interval-s", "0.5")
     assert "\x1b" not in text
     assert f"fastserve {server.process.pid} " in text
     assert "GET /boom" in text
-    found = json.loads(top(tmp_path, "--once", "--json", "--interval-s", "0.5"))
+    found = json.loads(top(directory, "--once", "--json", "--interval-s", "0.5"))
     assert [worker["slot"] for worker in found["workers"]] == [0, 1]
     assert all(worker["rss_bytes"] > 2**20 for worker in found["workers"])
     routes = {route["route"]: route["rates"] for route in found["routes"]}
@@ -209,10 +223,10 @@ def test_one_look_as_text_and_as_json(server, tmp_path):
 
 
 @pytest.mark.usefixtures("server")
-def test_without_a_terminal_it_prints_on(tmp_path):
+def test_without_a_terminal_it_prints_on(directory):
     """One table below the other, until Ctrl-C; a reader that leaves is no error."""
     process = subprocess.Popen(
-        [*COMMAND, "--interval-s", "0.1", "--json"], cwd=tmp_path, env=ENVIRONMENT,
+        [*COMMAND, "--interval-s", "0.1", "--json"], cwd=directory, env=ENVIRONMENT,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     lines = [json.loads(process.stdout.readline()) for _ in range(3)]
     assert lines[0]["at_s"] < lines[1]["at_s"] < lines[2]["at_s"]
@@ -222,7 +236,7 @@ def test_without_a_terminal_it_prints_on(tmp_path):
     process.stdout.close()
     process.stderr.close()
     done = subprocess.run(
-        f"{' '.join(COMMAND)} --interval-s 0.1 | head -1", shell=True, cwd=tmp_path,
+        f"{' '.join(COMMAND)} --interval-s 0.1 | head -1", shell=True, cwd=directory,
         env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=True)
     assert (done.stdout.count("\n"), done.stderr) == (1, "")
 
@@ -278,11 +292,10 @@ class Terminal:
 
 
 @pytest.fixture
-def terminal(server, tmp_path):
+def terminal(server, directory):
     """A terminal in which top runs; it ends with the test."""
-    terminal = Terminal(tmp_path)
-    yield terminal
-    terminal.close()
+    with contextlib.closing(Terminal(directory)) as terminal:
+        yield terminal
 
 
 @pytest.mark.usefixtures("load")
@@ -294,21 +307,20 @@ def test_in_a_terminal_it_shows_keys_work_and_q_ends_it(terminal):
     shown.key("s")
     shown.until(lambda output: "(by p99)" in output)
     shown.output = ""
-    shown.resize(40, 12)
+    shown.resize(40, 6)
     os.kill(shown.process.pid, signal.SIGWINCH)
     shown.until(lambda output: output.count("\x1b[H") > 3)
     last = shown.output.split("\x1b[H")[-2]
-    assert last.count("\x1b[K") == 12
+    assert last.count("\x1b[K") == 6
     for sequence in ("\x1b[K", "\x1b[J", "\x1b[1m", "\x1b[0m"):
         last = last.replace(sequence, "")
-    assert len(last.split("\r\n")) <= 12
+    assert len(last.split("\r\n")) == 6
     assert max(len(line) for line in last.split("\r\n")) <= 40
     shown.key("q")
     assert shown.end() == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.usefixtures("server")
 def test_a_signal_gives_the_terminal_back_too(terminal, number):
     """Ctrl-C, or a kill."""
     terminal.until(lambda output: "SLOT" in output)
@@ -317,24 +329,28 @@ def test_a_signal_gives_the_terminal_back_too(terminal, number):
     assert terminal.end() == 0
 
 
-def test_the_end_of_the_server_gives_the_terminal_back_and_says_so(server, terminal):
+def test_the_end_of_the_server_gives_the_terminal_back_and_says_so(tmp_path):
     """Status 1, on the screen that was there before."""
-    shown = terminal
-    shown.until(lambda output: "SLOT" in output)
-    server.process.terminate()
-    shown.until(lambda output: "fastserve: control=" in output)
-    assert shown.output.index("\x1b[?1049l") < shown.output.index("fastserve: control=")
-    assert shown.end() == 1
+    with contextlib.ExitStack() as stack:
+        with serving(tmp_path):
+            shown = stack.enter_context(contextlib.closing(Terminal(tmp_path)))
+            shown.until(lambda output: "SLOT" in output)
+        shown.until(lambda output: "fastserve: control=" in output)
+        assert shown.output.index("\x1b[?1049l") < shown.output.index("fastserve: control=")
+        assert shown.end() == 1
 
 
-def test_a_handler_that_holds_a_loop_is_named(server, tmp_path):
+def test_a_handler_that_holds_a_loop_is_named(server, directory):
     """While it does."""
     client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
-    client.request("GET", "/block/4")
+    client.request("GET", "/block?7")
     deadline = time.monotonic() + 20
-    while "is held for" not in (text := top(tmp_path, "--once", "--interval-s", "0.1")):
-        assert time.monotonic() < deadline
-    assert '"GET /block/4"' in text
+    try:
+        while "is held for" not in (text := top(directory, "--once", "--interval-s", "0.1")):
+            assert time.monotonic() < deadline
+    finally:
+        (directory / "go-on").touch()
+    assert '"GET /block?7"' in text
     assert "held" in text
     client.getresponse().read()
     client.close()

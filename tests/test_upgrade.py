@@ -309,7 +309,7 @@ def test_a_rotated_log_is_opened_anew(tmp_path, code):
     """USR1: by the supervisor, and by the application's own handler in each worker."""
     code.write_text(APP + """
 import logging
-logging.getLogger().addHandler(logging.FileHandler("app.log"))
+logging.getLogger("app").addHandler(logging.FileHandler("app.log"))
 
 @app.get("/log/{text}")
 def write(text: str):
