@@ -1,4 +1,4 @@
-"""The command line: run, peers, report, callgrind, upload."""
+"""The command line: run, peers, report, callgrind, static, upload, observing, workers."""
 
 import argparse
 import sys
@@ -78,6 +78,16 @@ def _parser() -> argparse.ArgumentParser:
     add_static_arguments(static)
     uploads = commands.add_parser("upload", help="bytes per second, beside a bare protocol")
     upload_arguments(uploads)
+    from benchmarks.workers import add_arguments as add_workers_arguments
+
+    several = commands.add_parser("workers", help="a supervisor, two workers, metrics, logs")
+    several.add_argument(
+        "--cache", type=Path, default=DEFAULT_CACHE, help="where programs live (%(default)s)")
+    add_workers_arguments(several)
+    observing = commands.add_parser("observing", help="what counters and access logs cost")
+    observing.add_argument("--case", choices=list(CASES), default="plaintext")
+    observing.add_argument("--rounds", type=int, default=41)
+    observing.add_argument("--output", type=Path, help="write the costs as JSON")
     return parser
 
 
@@ -153,10 +163,23 @@ def _upload(options: argparse.Namespace) -> int:
     return upload(options)
 
 
+def _workers(options: argparse.Namespace) -> int:
+    from benchmarks.workers import measure
+
+    return measure(options, options.cache)
+
+
+def _observing(options: argparse.Namespace) -> int:
+    from benchmarks.observing import measure
+
+    return measure(options)
+
+
 def main() -> int:
     options = _parser().parse_args()
     actions = {"run": _run, "peers": _peers, "report": _report, "callgrind": _callgrind,
-               "static": _static, "upload": _upload}
+               "static": _static, "upload": _upload, "observing": _observing,
+               "workers": _workers}
     return actions[options.action](options)
 
 

@@ -109,9 +109,13 @@ class Running:
     def pids(self) -> list[int]:
         return tree(self.process.pid)
 
+    def log_text(self) -> str:
+        # Not by seeking: the server writes at the same offset.
+        fd = self.log.fileno()
+        return os.pread(fd, os.fstat(fd).st_size, 0).decode(errors="replace")
+
     def last_words(self) -> str:
-        self.log.seek(0)
-        lines = self.log.read().decode(errors="replace").strip().splitlines()
+        lines = self.log_text().strip().splitlines()
         return " | ".join(lines[-3:])[-400:]
 
     def explain(self, error: Exception) -> str:

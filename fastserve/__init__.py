@@ -13,8 +13,9 @@ Then: fastserve run main:app
 
 from typing import TYPE_CHECKING, Any
 
-from fastserve._speedups.messages import Request, Response, StreamingResponse
+from fastserve._speedups.messages import Request
 from fastserve._speedups.multidict import Headers, MutableHeaders, QueryParams
+from fastserve._speedups.responses import Response, StreamingResponse
 from fastserve.app import App
 from fastserve.blocking import blocking
 from fastserve.errors import (

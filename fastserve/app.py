@@ -25,14 +25,15 @@ import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from fastserve._speedups.messages import Request, Response, State, as_response
+from fastserve._speedups.messages import Request, State
 from fastserve._speedups.plan import Plan
+from fastserve._speedups.responses import Response, as_response
 from fastserve.binding import bind, converter_overrides
 from fastserve.blocking import BlockingPool
 from fastserve.decompress import Decoder, decoder_for
 from fastserve.errors import ClientDisconnect, FastserveError, HTTPError, RouteError
 from fastserve.forms import FormLimits, Forms
-from fastserve.health import Health
+from fastserve.health import Health, Page
 from fastserve.middleware import Middleware, check, surround
 from fastserve.routing import Claims, Route, Router, compile_routes
 
@@ -284,11 +285,16 @@ class App:
     # --- start-up ------------------------------------------------------------------------
 
     def build_router(
-        self, *, health: Health | None = None, decompress_requests: bool = False
+        self,
+        *,
+        health: Health | None = None,
+        pages: Sequence[Page] = (),
+        decompress_requests: bool = False,
     ) -> CompiledRouter:
         """Compile every route; the application cannot be changed from here on.
 
         health:               answers its paths where the application does not itself
+        pages:                further paths that the server answers itself
         decompress_requests:  for the routes that do not say it themselves
         """
         self._frozen = True
@@ -300,6 +306,8 @@ class App:
             plan.decompress_requests = decompress_requests if own is None else own
         if health is not None:
             pairs = [*pairs, *health.plans(besides=self.routes)]
+        for page in pages:
+            pairs = [*pairs, *page.plans(besides=[route for route, _ in pairs])]
         router = compile_routes(pairs)
         if self._wants_fallbacks():
             router.not_found = self._surround(_fallback(_not_found))
@@ -314,11 +322,13 @@ class App:
         *,
         on_error: OnError | None = None,
         health_paths: bool = True,
+        pages: Sequence[Page] = (),
         **settings: Any,
     ) -> Engine:
         """The engine that serves this application on a loop.
 
         health_paths:  answer /-/live and /-/ready
+        pages:         further paths that the server answers itself
         settings:      those of forms and decompression, and keywords of the Engine: limits,
                        http=, tasks=
         """
@@ -334,7 +344,8 @@ class App:
             "max_decompression_ratio", self._max_decompression_ratio)
         health = Health() if health_paths else None
         router = self.build_router(
-            health=health, decompress_requests=settings.pop("decompress_requests", False))
+            health=health, pages=pages,
+            decompress_requests=settings.pop("decompress_requests", False))
         engine = HttpEngine(
             loop, router, app=self, on_error=on_error or self.handle_error, **settings)
         if health is not None:

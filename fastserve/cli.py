@@ -12,8 +12,9 @@ import dataclasses
 import json
 import os
 import platform
+import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import click
@@ -21,13 +22,29 @@ import click
 from fastserve.config import Config
 from fastserve.errors import ConfigError, FastserveError, ImportTargetError
 from fastserve.sources import Sourced, gather
+from fastserve.tail import tail
+from fastserve.top import top
 
 IMPORTING = "Importing"
+A_PATH = re.compile(r"/[^:]*(?<!\.py)")     # and not the file of an application
 Command = Callable[..., Any]
 
 
 class GroupedCommand(click.Command):
     """A command whose help lists its options by group, in the order of the settings."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """A flag with a value of its own does not take the word behind it unless that is one."""
+        alone = {
+            option.opts[0]: option.alone for option in self.params
+            if isinstance(option, GroupedOption) and option.alone is not None}
+        words = list(args)
+        for at, word in enumerate(words):
+            if word == "--":
+                break
+            if word in alone and not A_PATH.fullmatch("".join(words[at + 1:at + 2])):
+                words[at] = f"{word}={alone[word]}"
+        return super().parse_args(ctx, words)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         groups: dict[str, list[tuple[str, str]]] = {}
@@ -41,11 +58,14 @@ class GroupedCommand(click.Command):
 
 
 class GroupedOption(click.Option):
-    """An option that knows its group."""
+    """An option that knows its group, and what it means without a value, a path."""
 
-    def __init__(self, *args: Any, group: str, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, group: str, alone: str | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.group = group
+        self.alone = alone
 
 
 def octal(value: str) -> int:
@@ -77,6 +97,7 @@ def _option(setting: dataclasses.Field[Any]) -> GroupedOption:
         help=text,
         metavar=about.get("metavar") or ("ADDR" if several else None),
         group=about["group"],
+        alone=about.get("alone"),
     )
 
 
@@ -129,6 +150,7 @@ fastserve run main:app               the attribute `app` of main.py
 fastserve run app/main.py --port 80  a file; `:app` is the default
 fastserve routes main:app            what it answers
 fastserve ctl --control PATH status  what the workers of a server do
+fastserve top --control PATH         the same live; tail: every request
 fastserve config                     the settings that run would have here
 """  # \b keeps click from filling the lines
 
@@ -139,6 +161,10 @@ fastserve config                     the settings that run would have here
               callback=_show_version, help="Show the versions of what is installed.")
 def main() -> None:
     """Serve Python web applications."""
+
+
+main.add_command(top)
+main.add_command(tail)
 
 
 @main.command(cls=GroupedCommand)
@@ -206,11 +232,15 @@ def config(everything: bool, config_file: str | None, **settings: Any) -> None:
 @click.option("--timeout-s", type=float, default=300.0, show_default=True,
               help="How long to wait for it.")
 @click.option("--now", is_flag=True, help="With stop: drop what is under way.")
+@click.option("--canary", type=click.IntRange(0), metavar="N",
+              help="With reload: try the new code on so many workers first; 0 is none. [as set]")
+@click.option("--canary-s", type=click.FloatRange(0.1, 86400), metavar="S",
+              help="For how long. [as set]")
 @click.argument("command", type=click.Choice(
     ["status", "reload", "upgrade", "scale", "drain", "stop"]))
 @click.argument("workers", type=int, required=False)
-def ctl(*, control: str, as_json: bool, timeout_s: float, now: bool, command: str,
-        workers: int | None) -> None:
+def ctl(*, control: str, as_json: bool, timeout_s: float, now: bool, canary: int | None,
+        canary_s: float | None, command: str, workers: int | None) -> None:
     """Ask a server with workers: status, reload, upgrade, scale N, drain, stop.
 
     It answers once the thing is done: 0, or has failed: 1.
@@ -221,8 +251,12 @@ def ctl(*, control: str, as_json: bool, timeout_s: float, now: bool, command: st
         raise click.UsageError("scale takes a number of workers, and nothing else does")
     if now and command != "stop":
         raise click.UsageError("--now is for stop")
+    if (canary, canary_s) != (None, None) and command != "reload":
+        raise click.UsageError("--canary and --canary-s are for reload")
+    order = {"command": command, "workers": workers, "at_once": now, "canary": canary,
+             "canary_s": canary_s}
     try:
-        answer = ask(control, {"command": command, "workers": workers, "at_once": now}, timeout_s)
+        answer = ask(control, order, timeout_s)
     except ConfigError as error:
         _fail(str(error))
     if as_json:
@@ -230,24 +264,13 @@ def ctl(*, control: str, as_json: bool, timeout_s: float, now: bool, command: st
     elif not answer["ok"]:
         _fail(answer["error"])
     elif command == "status":
-        click.echo("\n".join(_status_lines(answer)))
+        from fastserve.status import lines
+
+        click.echo("\n".join(lines(answer)))
+    elif answer.get("canary"):
+        click.echo(answer["canary"])
     if not answer["ok"]:
         sys.exit(1)
-
-
-def _status_lines(answer: dict[str, Any]) -> Iterator[str]:
-    yield (f"supervisor {answer['pid']}: {answer['state']} for {answer['uptime_s']:.0f} s, "
-           f"{answer['workers']} workers, {', '.join(answer['listening'])}")
-    for slot in answer["slots"]:
-        line = f"slot {slot['slot']}: {slot['state']}"
-        if "pid" in slot:
-            line += f", worker {slot['pid']} for {slot['age_s']:.0f} s"
-        for name, words in (("successor", "successor"), ("covered_by", "covered by")):
-            if name in slot:
-                line += f", {words} {slot[name]}"
-        yield line + (f", {slot['deaths']} deaths" if slot["deaths"] else "")
-    if answer["leaving"]:
-        yield f"leaving: {', '.join(map(str, answer['leaving']))}"
 
 
 @main.command(cls=GroupedCommand)

@@ -7,8 +7,12 @@ Whatever cannot work is a ConfigError that names the setting, the value and the 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
+import importlib.util
+import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,11 +24,17 @@ from fastserve.presets import PRESETS
 LISTEN, WORKERS, SERVER = "Where to listen", "Workers", "Server"
 LIMITS, TIMES = "Limits", "Time"
 TLS, BEHIND = "TLS", "Behind a proxy"
+LOGS = "Logs and metrics"
+ACCESS_LOGS = ("off", "text", "json", "logfmt", "logging")
 LOG_LEVELS = ("critical", "error", "warning", "info", "debug")
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8000
 FORWARDED_HEADERS = (
     "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port", "forwarded",
     "cf-connecting-ip")
+
+_SIZE = re.compile(r"(\d{1,18}) ?([KMG]?)(?:i?B)?", re.IGNORECASE | re.ASCII)
+_SHIFTS = {"": 0, "K": 10, "M": 20, "G": 30}
+MAX_LOGGED_HEADERS, MAX_LOGGED_NAME_BYTES = 16, 64     # as in _speedups/journal.pxd
 
 Check = Callable[[str, Any], None]
 
@@ -59,6 +69,12 @@ def rate(name: str, value: Any) -> None:
     """A number of bytes per second."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1e9:
         raise _fail(name, value, "must be a number of bytes per second from 0 to 1000000000")
+
+
+def share(name: str, value: Any) -> None:
+    """A number from 0 to 1."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        raise _fail(name, value, "must be a number from 0 to 1")
 
 
 def one_of(*choices: str) -> Check:
@@ -98,6 +114,20 @@ def workers_number(value: str) -> int | str:
     return int(value) if value.isascii() and value.isdigit() else value
 
 
+def byte_count(value: str) -> int:
+    """What a command line or file says of a size: 536870912, 512M, 2GiB; else ValueError."""
+    match = _SIZE.fullmatch(value)
+    if match is None:
+        raise ValueError(f"{value!r} is no size")
+    return int(match[1]) << _SHIFTS[match[2].upper()]
+
+
+def memory(name: str, value: Any) -> None:
+    """A number of bytes that a process may hold; 0 is any."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 2**62:
+        raise _fail(name, value, "must be a number of bytes, or a size like 512M or 2G")
+
+
 def workers_count(name: str, value: Any) -> None:
     """A number of workers, or "auto"."""
     if value != "auto" and (
@@ -118,12 +148,41 @@ def control_path(name: str, value: Any) -> None:
         raise _fail(name, value, "must be a path: anybody may use an abstract socket")
 
 
+def page_path(name: str, value: Any) -> None:
+    """A path that the server answers itself."""
+    if not isinstance(value, str) or not re.fullmatch(r"/[A-Za-z0-9._~/-]*[A-Za-z0-9._~-]", value):
+        raise _fail(name, value, 'must be a path of plain characters, like "/metrics"')
+
+
 def texts(name: str, value: Any) -> None:
     """A tuple of texts."""
     if not isinstance(value, tuple):
         raise _fail(name, value, "must be a list of texts")
     if not all(isinstance(item, str) and item and item.isprintable() for item in value):
         raise _fail(name, value, "must be texts without control characters")
+
+
+def is_field_name(text: Any) -> bool:
+    """Whether it may be the name of a header field (RFC 9110 section 5.1)."""
+    return isinstance(text, str) and re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", text) is not None
+
+
+def field_names(name: str, value: Any) -> None:
+    """A tuple of names of header fields, each once."""
+    texts(name, value)
+    if not all(is_field_name(item) and len(item) <= MAX_LOGGED_NAME_BYTES for item in value):
+        raise _fail(name, value, "must be names of header fields, of at most "
+                    f"{MAX_LOGGED_NAME_BYTES} bytes, each given by itself")
+    if len({item.lower() for item in value}) < len(value):
+        raise _fail(name, value, "must name each header once")
+    if len(value) > MAX_LOGGED_HEADERS:
+        raise _fail(name, value, f"must be at most {MAX_LOGGED_HEADERS} headers")
+
+
+def field_name_or_nothing(name: str, value: Any) -> None:
+    """The name of a header field, or the empty text."""
+    if value != "" and not is_field_name(value):
+        raise _fail(name, value, "must be the name of a header field, or empty")
 
 
 def flag(name: str, value: Any) -> None:
@@ -209,6 +268,25 @@ class Config:
         None, WORKERS, text, "Their group, where it is not the user's own.", type=str)
     drain_delay_s: float = _setting(
         0.0, WORKERS, seconds(0, 3600), "How long it goes on accepting when told to stop.")
+    max_requests: int = _setting(
+        0, WORKERS, whole(0, 2**62), "A worker is replaced after so many; 0 is any number.")
+    max_requests_jitter: int = _setting(
+        0, WORKERS, whole(0, 2**62), "Or up to so many more, drawn for each worker.")
+    max_lifetime_s: float = _setting(
+        0.0, WORKERS, seconds(0, 31_536_000), "A worker is replaced at this age; 0 is any age.")
+    max_lifetime_jitter_s: float = _setting(
+        0.0, WORKERS, seconds(0, 31_536_000), "Or up to so much later, drawn for each worker.")
+    max_rss_bytes: int = _setting(
+        0, WORKERS, memory,
+        "A worker that holds more memory is replaced; 512M and 2G are sizes; 0 is any size.",
+        type=byte_count, metavar="BYTES")
+    pin_cpus: bool = _setting(
+        False, WORKERS, yes_or_no, "Keep each worker on a processor of its own (Linux).")
+    canary: int = _setting(
+        0, WORKERS, whole(0, 511),
+        "A reload tries the new code on so many workers first, and takes it back if it fails.")
+    canary_s: float = _setting(
+        20.0, WORKERS, seconds(0.1, 86400), "For how long it is compared with the others.")
 
     loop: str = _choice("uvloop", SERVER, ("uvloop", "asyncio"), "Event loop.")
     http: str = _choice("native", SERVER, ("native", "httptools"), "HTTP parser.")
@@ -220,7 +298,6 @@ class Config:
     pid_file: str | None = _setting(
         None, SERVER, text, "Write the number of the process for signals here.", type=str,
         metavar="PATH")
-    log_level: str = _choice("info", SERVER, LOG_LEVELS, "What to log.")
 
     ssl_certfile: str | None = _setting(
         None, TLS, text, "Serve TLS with this certificate and its chain, PEM.", type=str)
@@ -261,6 +338,28 @@ class Config:
         metavar="NETWORKS")
     health_paths: bool = _setting(
         True, BEHIND, flag, "Answer /-/live and /-/ready.")
+
+    metrics: str | None = _setting(
+        None, LOGS, page_path, "Answer here with what the server counts, for Prometheus: "
+        "/metrics unless given another PATH.", type=str, metavar="[PATH]", alone="/metrics")
+    log_level: str = _choice("info", LOGS, LOG_LEVELS, "What to log.")
+    log_format: str = _choice("text", LOGS, ("text", "json"), "How to log it.")
+    log_file: str | None = _setting(
+        None, LOGS, text, "Log to this file instead of stderr; when it is moved, a new one is made.",
+        type=str, metavar="PATH")
+    access_log: str = _choice("off", LOGS, ACCESS_LOGS, "A line for each request.")
+    access_log_file: str = _setting(
+        "-", LOGS, text, "Where those lines go: a file, - for stdout, or stderr.", metavar="PATH")
+    access_log_headers: tuple[str, ...] = _setting(
+        (), LOGS, field_names, "Write down this header of each request; several are possible.",
+        metavar="NAME")
+    access_log_sample: float = _setting(
+        1.0, LOGS, share, "The share of requests that get a line; 5xx always do.")
+    access_log_slow_s: float = _setting(
+        0.0, LOGS, seconds(0), "Only requests that took so long, and 5xx.")
+    request_id_header: str = _setting(
+        "x-request-id", LOGS, field_name_or_nothing,
+        "The header whose request id is believed; empty: none.", metavar="NAME")
 
     max_head_bytes: int = _setting(32768, LIMITS, whole(256, 2**24), "Request line and headers.")
     max_field_bytes: int = _setting(8192, LIMITS, whole(64, 2**24), "One header line.")
@@ -329,10 +428,7 @@ class Config:
         ways = [name for name in ("uds", "fd", "bind") if getattr(self, name) not in (None, ())]
         if (self.host, self.port) != (DEFAULT_HOST, DEFAULT_PORT):
             ways.append("host and port")
-        if self.workers is None and (self.preload or self.control is not None):
-            which = "preload" if self.preload else "control"
-            raise ConfigError(
-                f"{which}={getattr(self, which)!r} is for a server with workers: give workers too")
+        self._check_workers()
         self._check_user()
         if len(ways) > 1:
             raise ConfigError(
@@ -341,6 +437,11 @@ class Config:
             )
         self._check_tls()
         self._check_proxies()
+        if self.metrics is not None and importlib.util.find_spec("prometheus_client") is None:
+            raise ConfigError(
+                f"metrics={self.metrics!r} needs prometheus_client: "
+                'pip install "fastserve[metrics]"')
+        self._check_logs()
         if self.uds is not None and self.uds[0] in "@\0" and (
                 self.uds_owner is not None or self.uds_mode != 0o666):
             raise ConfigError(
@@ -371,6 +472,31 @@ class Config:
             raise ConfigError(
                 f"user={self.user!r} contradicts preload=True, which runs the application's "
                 "imports as root: leave one of them out")
+    def _check_workers(self) -> None:
+        if self.workers is None:
+            for name in ("preload", "control", *OF_WORKERS):
+                value = getattr(self, name)
+                if value:
+                    raise ConfigError(
+                        f"{name}={value!r} is for a server with workers: give workers too")
+        for name, of in (
+                ("max_requests_jitter", "max_requests"),
+                ("max_lifetime_jitter_s", "max_lifetime_s")):
+            if getattr(self, name) and not getattr(self, of):
+                raise ConfigError(f"{name}={getattr(self, name)!r} without {of}: give that too")
+        if self.max_rss_bytes and not os.path.exists("/proc/self/statm"):
+            raise ConfigError(
+                f"max_rss_bytes={self.max_rss_bytes}: this system does not tell what a process "
+                "holds (/proc/PID/statm): leave it out, or use max_requests")
+        if self.pin_cpus and not hasattr(os, "sched_setaffinity"):
+            raise ConfigError("pin_cpus=True: this system cannot pin processes: leave it out")
+        if self.canary and self.preload:
+            raise ConfigError(
+                f"canary={self.canary} is for reloads, and preload excludes them: leave one out")
+        if isinstance(self.workers, int) and self.canary >= self.workers:
+            raise ConfigError(
+                f"canary={self.canary} of workers={self.workers} leaves none to compare with: "
+                "take fewer, or more workers")
 
     def _check_tls(self) -> None:
         if self.ssl_certfile is None:
@@ -411,6 +537,20 @@ class Config:
                 f"proxy_protocol={self.proxy_protocol!r} contradicts "
                 f"proxy_allow_ips={self.proxy_allow_ips!r}: give both, or neither")
 
+    def _check_logs(self) -> None:
+        for setting in dataclasses.fields(self):
+            value = getattr(self, setting.name)
+            if setting.name.startswith("access_log_") and value != setting.default:
+                if self.access_log == "off":
+                    raise ConfigError(
+                        f"{setting.name}={value!r}, but there is no access log: give access_log "
+                        f"too, one of {', '.join(ACCESS_LOGS[1:])}")
+                if self.access_log == "logging" and setting.name == "access_log_file":
+                    raise ConfigError(
+                        f"access_log_file={value!r} contradicts access_log='logging', where the "
+                        "handlers of \"fastserve.access\" decide: leave it out, or give "
+                        "access_log as text, json or logfmt")
+
     @classmethod
     def load(cls, given: Mapping[str, Any]) -> Config:
         """A Config from what somebody gave by name; None means not given.
@@ -426,11 +566,14 @@ class Config:
                 raise ConfigError(f"{name}={value!r}: there is no such setting.{hint}")
             if value is not None:
                 values[name] = value
-        for name in ("bind", "ssl_sni"):
+        for name in ("bind", "ssl_sni", "access_log_headers"):
             if isinstance(values.get(name), str):
                 values[name] = (values[name],)
             elif name in values:
                 values[name] = tuple(values[name])
+        if isinstance(values.get("max_rss_bytes"), str):    # of a file
+            with contextlib.suppress(ValueError):
+                values["max_rss_bytes"] = byte_count(values["max_rss_bytes"])
         for name, value in PRESETS.get(values.get("behind", ""), {}).items():
             values.setdefault(name, value)
         return cls(**values)
@@ -440,6 +583,8 @@ class Config:
         return {name: getattr(self, name) for name in ENGINE_SETTINGS}
 
 
+OF_WORKERS = (
+    "max_requests", "max_lifetime_s", "max_rss_bytes", "pin_cpus", "canary")
 ENGINE_SETTINGS = (
     "http",
     "tasks",
@@ -472,4 +617,5 @@ ENGINE_SETTINGS = (
     "retry_after_s",
     "lingering_close_s",
     "lingering_close_bytes",
+    "request_id_header",
 )

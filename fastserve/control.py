@@ -3,13 +3,14 @@
 One line of JSON, the request; one line of JSON, the answer, which comes once the thing is done or
 has failed; then the connection is closed. The socket is a file that only its owner may use. The
 supervisor's loop serves it: nothing in here waits, a client has COMMAND_S for its line, and there
-are never more than MOST_CLIENTS.
+are never more than MOST_CLIENTS. An answer may bring a descriptor along, SCM_RIGHTS.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
 import time
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from fastserve.listeners import Heritage, open_groups
 MOST_CLIENTS = 16
 COMMAND_S = 5.0
 COMMAND_BYTES = 4096
+DESCRIPTOR = "descriptor"   # in an answer: a duplicate of it goes along, and its number does not
 
 Answer = dict[str, Any]
 # None while the thing is under way, then the answer.
@@ -77,8 +79,13 @@ class Client:
         answer = self.outcome()
         if answer is None:
             return False
+        descriptors = [answer.pop(DESCRIPTOR)] if DESCRIPTOR in answer else []
+        data = json.dumps(answer).encode() + b"\n"
         with contextlib.suppress(OSError):  # it left, or reads nothing
-            self.sock.sendall(json.dumps(answer).encode() + b"\n")
+            if descriptors:
+                socket.send_fds(self.sock, [data], descriptors)
+            else:
+                self.sock.sendall(data)
         return True
 
 
@@ -142,18 +149,23 @@ class Control:
 
 
 def ask(path: str, request: dict[str, Any], timeout_s: float) -> Answer:
-    """Send a request to a control socket; the answer.
+    """Send a request to a control socket; the answer, whose DESCRIPTOR the caller closes.
 
     Raises ConfigError when nobody answers there, or not in time.
     """
+    descriptors: list[int] = []
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.settimeout(timeout_s)
         try:
             sock.connect(path)
             sock.sendall(json.dumps(request).encode() + b"\n")
             received = b""
-            while data := sock.recv(65536):
+            while True:
+                data, numbers, _, _ = socket.recv_fds(sock, 65536, 1)
+                descriptors += numbers
                 received += data
+                if not data:
+                    break
         except TimeoutError:
             raise ConfigError(f"control={path!r}: no answer within {timeout_s:g} s") from None
         except OSError as error:
@@ -162,4 +174,19 @@ def ask(path: str, request: dict[str, Any], timeout_s: float) -> Answer:
     if not received:
         raise ConfigError(f"control={path!r}: the server ended without an answer")
     answer: Answer = json.loads(received)
+    if descriptors:
+        os.set_inheritable(descriptors[0], False)
+        answer[DESCRIPTOR] = descriptors[0]
     return answer
+
+
+def ask_for_board(path: str, timeout_s: float = 5.0) -> int:
+    """A descriptor of what the workers count, for shm.read_board(); the caller closes it.
+
+    Raises ConfigError when nobody answers there, or has none.
+    """
+    answer = ask(path, {"command": "board"}, timeout_s)
+    if DESCRIPTOR not in answer:
+        raise ConfigError(f"control={path!r}: {answer.get('error', 'it gave no board')}")
+    descriptor: int = answer[DESCRIPTOR]
+    return descriptor

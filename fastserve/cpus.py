@@ -1,4 +1,4 @@
-"""How many processors this process may use: its affinity, and the quota of its cgroup."""
+"""Which processors this process may use: its affinity, and the quota of its cgroup."""
 
 from __future__ import annotations
 
@@ -10,14 +10,32 @@ _CGROUPS = Path("/sys/fs/cgroup")
 
 def usable() -> int:
     """Whole processors, at least one; a quota of 1.5 is two workers' worth."""
+    count = len(allowed())
+    most = quota()
+    return count if most is None else min(count, max(1, int(most + 0.5)))
+
+
+def allowed() -> list[int]:
+    """The numbers of the processors that this process may run on."""
     try:
-        count = len(os.sched_getaffinity(0))
+        return sorted(os.sched_getaffinity(0))
     except AttributeError:      # not Linux
-        count = os.cpu_count() or 1
-    allowed = quota()
-    if allowed is not None:
-        count = min(count, max(1, int(allowed + 0.5)))
-    return count
+        return list(range(os.cpu_count() or 1))
+
+
+def explain() -> str:
+    """How many there are, in words, and what keeps them few."""
+    count, total, most = usable(), os.cpu_count() or 1, quota()
+    text = f"{count} processors" if count > 1 else "1 processor"
+    if most is not None and count < len(allowed()):
+        return f"{text} (of {total}, by the cgroup's quota of {most:g})"
+    return f"{text} (of {total}, by affinity)" if count < total else text
+
+
+def pin(worker: int) -> None:
+    """Keep this process on one of its processors, the next one for each worker (Linux)."""
+    numbers = allowed()
+    os.sched_setaffinity(0, {numbers[worker % len(numbers)]})
 
 
 def quota(root: Path = _CGROUPS, membership: Path = Path("/proc/self/cgroup")) -> float | None:

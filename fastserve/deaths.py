@@ -46,6 +46,15 @@ class OomKills:
             return 0
 
 
+def kind_of(status: int, because: str, out_of_memory: bool) -> str:
+    """The same in a word, one of readings.REASONS."""
+    if not os.WIFSIGNALED(status):
+        return "exited"
+    if because:
+        return "stalled"
+    return "out_of_memory" if out_of_memory else "killed"
+
+
 def explain(status: int, because: str, out_of_memory: bool) -> str:
     """A sentence about an end, without its subject.
 

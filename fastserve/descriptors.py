@@ -31,15 +31,17 @@ def raise_limit() -> int:
     return hard
 
 
-def connections_allowed(wanted: int | None) -> int:
+def connections_allowed(wanted: int | None, *, told: bool = False) -> int:
     """The limit of connections for this process, and a line in the log about it.
 
     wanted:  the setting; None takes as many as the open files allow
+    told:    by the supervisor already, of all workers: only what is wrong is told again
     """
     files = raise_limit()
     possible = max(1, files - RESERVE)
     if wanted is None:
-        logger.info("at most %d connections, of %d open files", possible, files)
+        level = logging.DEBUG if told else logging.INFO
+        logger.log(level, "at most %d connections, of %d open files", possible, files)
         return possible
     if wanted > possible:
         logger.warning(

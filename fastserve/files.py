@@ -37,8 +37,9 @@ from fastserve._speedups.files import (
     read_file,
     respond_with,
 )
-from fastserve._speedups.messages import ConditionalResponse, Request, Response
+from fastserve._speedups.messages import Request
 from fastserve._speedups.multidict import MutableHeaders
+from fastserve._speedups.responses import ConditionalResponse, Response
 from fastserve.errors import HTTPError
 from fastserve.mediatypes import media_type
 

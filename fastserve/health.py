@@ -8,10 +8,10 @@ an application that has one of these paths itself answers it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from fastserve._speedups.messages import Response
 from fastserve._speedups.plan import Plan
+from fastserve._speedups.responses import Response
 from fastserve.routing import Route, Router
 
 if TYPE_CHECKING:
@@ -19,6 +19,13 @@ if TYPE_CHECKING:
 
 LIVE, READY = "/-/live", "/-/ready"
 HEADERS = {"cache-control": "no-store"}
+
+
+class Page(Protocol):
+    """Routes of the server's own: nothing is around them, and no limit holds them up."""
+
+    def plans(self, besides: Iterable[Route]) -> Iterable[tuple[Route, Plan]]:
+        """They and their plans, beside these routes. May raise ConfigError."""
 
 
 class Health:

@@ -31,6 +31,7 @@ import pwd
 import re
 import socket
 import stat
+import struct
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -42,6 +43,7 @@ from fastserve.steering import steer
 
 ACTIVATED = "activated"     # the key of what a service manager opened as it likes
 
+_UNACKED = struct.Struct("@24xI")    # of struct tcp_info: for a listener, how many wait
 _TCP = re.compile(r"(?:\[(?P<v6>[^\]]*)\]|(?P<host>[^:\[\]]+)):(?P<port>\d{1,5})")
 
 
@@ -61,6 +63,16 @@ class Listener:
     @property
     def is_tcp(self) -> bool:
         return self.socket.family in (socket.AF_INET, socket.AF_INET6)
+
+    def queued(self) -> int | None:
+        """How many connections wait to be accepted; None where nobody tells."""
+        if not self.is_tcp or sys.platform != "linux":
+            return None
+        try:
+            info = self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _UNACKED.size)
+        except OSError:
+            return None
+        return int(_UNACKED.unpack(info)[0])
 
     def close(self) -> None:
         """Close the socket and remove its file, if the file is still ours."""

@@ -1,20 +1,30 @@
-"""Logging for a process that has none: one handler on stderr, control characters escaped.
+"""Logging for a process that has none: one handler on stderr or a file, control bytes escaped.
 
-Nothing is configured on import. `configure()` is called by the doors and steps back when
-the application has set up logging itself. The names: "fastserve" for what the server does,
-"fastserve.error" for what went wrong in a handler.
+Nothing is configured on import. `configure()` is called by the doors, and once more in a worker
+when it has imported the application; it steps back where that has set up logging itself, unless a
+file was asked for. The names: "fastserve" for what the server does, "fastserve.error" for what
+went wrong in a handler, "fastserve.access" for requests (access_log="logging").
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import re
 import sys
+import time
+from typing import Any
+
+from fastserve.errors import ConfigError
 
 LEVELS = ("critical", "error", "warning", "info", "debug")
 FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+ROOT = "fastserve"
+OURS = "fastserve"      # the name of the handler that configure() makes, and takes back
+# What every record has: the rest is what somebody gave as `extra`.
+USUAL = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
 
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
@@ -34,15 +44,60 @@ class PrintableFormatter(logging.Formatter):
         return printable(super().format(record))
 
 
-def configure(level: str) -> None:
-    """Send the "fastserve" loggers to stderr, unless the application configured logging."""
-    logger = logging.getLogger("fastserve")
+class JsonFormatter(logging.Formatter):
+    """A JSON object on a line for each record, in ASCII.
+
+    Its keys: time (UTC), level, logger, pid, message, then what was given as `extra`, exception
+    and stack.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        fields: dict[str, Any] = {
+            "time": f"{seconds}.{int(record.created * 1e6) % 1_000_000:06d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "pid": record.process,
+            "message": record.getMessage(),
+        }
+        extra = {key: value for key, value in vars(record).items()
+                 if key not in USUAL and key not in fields}
+        if record.exc_info:
+            fields["exception"] = self.formatException(record.exc_info)
+        elif record.exc_text:
+            fields["exception"] = record.exc_text
+        if record.stack_info:
+            fields["stack"] = self.formatStack(record.stack_info)
+        try:
+            return json.dumps({**fields, **extra}, default=str, allow_nan=False)
+        except (TypeError, ValueError):     # keys that are no text, a number that is none, a circle
+            shown = {str(key): repr(value) for key, value in extra.items()}
+            return json.dumps({**fields, **shown})
+
+
+def configure(level: str, log_format: str = "text", log_file: str | None = None) -> None:
+    """Send the "fastserve" loggers to stderr, unless the application configured logging.
+
+    log_format:  "text" or "json"
+    log_file:    to this file instead, whatever the application configured; when it is moved, the
+                 next line makes it anew
+    Raises ConfigError when that cannot be opened.
+    """
+    logger = logging.getLogger(ROOT)
     logger.setLevel(level.upper())
-    if logger.handlers or logging.getLogger().handlers:
+    for name, other in list(logging.root.manager.loggerDict.items()):
+        if isinstance(other, logging.Logger) and (name + ".").startswith(ROOT + "."):
+            other.disabled = False      # a dictConfig() that does not name it had it so
+    for handler in [each for each in logger.handlers if each.get_name() == OURS]:
+        logger.removeHandler(handler)
+        handler.close()
+        logger.propagate = True
+    if log_file is None and (logger.handlers or logging.getLogger().handlers):
         return
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(PrintableFormatter(FORMAT))
-    logger.addHandler(handler)
+    ours = logging.StreamHandler(sys.stderr) if log_file is None else _open(log_file)
+    ours.set_name(OURS)
+    ours.setFormatter(JsonFormatter() if log_format == "json" else PrintableFormatter(FORMAT))
+    logger.addHandler(ours)
     logger.propagate = False
 
 
@@ -65,3 +120,12 @@ def _is_at(number: int, path: str) -> bool:
         return os.path.samestat(os.fstat(number), os.stat(path))
     except FileNotFoundError:
         return False
+def _open(path: str) -> logging.StreamHandler[Any]:
+    from logging.handlers import WatchedFileHandler  # brings pickle and more
+
+    try:
+        return WatchedFileHandler(path, encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise ConfigError(
+            f"log_file={path!r}: {error.strerror}: give a file that this user may write, or leave "
+            "it out for stderr") from None

@@ -14,8 +14,9 @@ import inspect
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from fastserve._speedups.messages import Request, Response, as_response
+from fastserve._speedups.messages import Request
 from fastserve._speedups.plan import Plan
+from fastserve._speedups.responses import Response, as_response
 from fastserve.binding import is_async
 
 CallNext = Callable[[Request], Awaitable[Response]]

@@ -11,6 +11,8 @@ import faulthandler
 import signal
 import sys
 
+from fastserve.recorder import shown
+
 MOST_TASKS = 100
 
 
@@ -27,7 +29,7 @@ def tell_when_asked(loop: asyncio.AbstractEventLoop) -> None:
 
 
 def tasks(loop: asyncio.AbstractEventLoop) -> str:
-    """The tasks of a loop, one a line, with where each waits."""
+    """The tasks of a loop, one a line, with where each waits, and for which request."""
     current = asyncio.current_task(loop)
     found = sorted(asyncio.all_tasks(loop), key=lambda task: task is not current)
     lines = [f"{len(found)} tasks:"]
@@ -35,7 +37,9 @@ def tasks(loop: asyncio.AbstractEventLoop) -> str:
         stack = task.get_stack(limit=1)
         where = f"{stack[0].f_code.co_filename}:{stack[0].f_lineno}" if stack else "not begun"
         running = " (running)" if task is current else ""
-        lines.append(f"  {task.get_name()}{running}: {task.get_coro()!r} at {where}")
+        purpose = getattr(task, "purpose", "")
+        text = f"{task.get_name()}{running}: {task.get_coro()!r} at {where}"
+        lines.append(f"  {shown(f'{text}, for {purpose}' if purpose else text)}")
     if len(found) > MOST_TASKS:
         lines.append(f"  and {len(found) - MOST_TASKS} more")
     return "\n".join(lines) + "\n"

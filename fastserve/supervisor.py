@@ -29,20 +29,30 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn
+from functools import partial
+from typing import NoReturn
 
-from fastserve import cpus, log
+from fastserve import cpus, log, machine
+from fastserve._speedups.scoreboard import AT_REQUESTS
 from fastserve.beats import Beats
+from fastserve.canary import Trial
+from fastserve.commands import perform
 from fastserve.config import Config
-from fastserve.control import Answer, Control, Outcome, refused
-from fastserve.deaths import OomKills, explain
+from fastserve.control import Control
+from fastserve.deaths import OomKills, explain, kind_of
 from fastserve.deployment import Deployment
 from fastserve.errors import ConfigError
-from fastserve.listeners import Group, Listener
+from fastserve.listeners import Listener
 from fastserve.orders import Orders
+from fastserve.place import Place
 from fastserve.privileges import User
+from fastserve.recorder import Recorder
+from fastserve.recycling import Recycling
+from fastserve.reloading import Reload
+from fastserve.shm import SharedBoard
 from fastserve.slots import Child, Slot
-from fastserve.upgrade import After, Succession
+from fastserve.status import complete, summary, tell
+from fastserve.upgrade import Succession
 
 OK, STARTUP_FAILED = 0, 3
 MOST_WORKERS = 512
@@ -58,8 +68,8 @@ HEARD = (
 
 logger = logging.getLogger("fastserve")
 
-# What a worker process does: (listeners, orders, beat) -> exit status.
-Work = Callable[[list[Listener], Orders, Callable[[], None]], int]
+# What a worker process does: (listeners, orders, place) -> exit status.
+Work = Callable[[list[Listener], Orders, Place], int]
 
 
 def supervise(work: Work, config: Config, *, reloads: bool = True) -> int:
@@ -69,7 +79,7 @@ def supervise(work: Work, config: Config, *, reloads: bool = True) -> int:
     reloads:  whether a new worker brings new code; if not, HUP is refused
     Raises ConfigError when a listener cannot be opened.
     """
-    log.configure(config.log_level)
+    log.configure(config.log_level, config.log_format, config.log_file)
     workers = cpus.usable() if config.workers == "auto" else int(config.workers or 1)
     User.from_config(config)    # may we, and is there one?
     deployment = Deployment(config, os.environ)
@@ -82,22 +92,6 @@ def supervise(work: Work, config: Config, *, reloads: bool = True) -> int:
         raise
     finally:
         deployment.close()
-
-
-class Reload:
-    """One reload: who is left to be replaced, and how it came out."""
-
-    def __init__(self, slots: list[Slot]) -> None:
-        self.left = slots
-        self.over = False
-        self.error = ""
-
-
-def outcome_of(change: Reload | After | None) -> Answer | None:
-    """The answer to who asked for it."""
-    if change is None or not change.over:
-        return None if change is not None else {"ok": True}
-    return refused(change.error) if change.error else {"ok": True}
 
 
 class Supervisor:
@@ -113,6 +107,11 @@ class Supervisor:
         self.succession = Succession(self, deployment.before)
         self.reloads = reloads
         self.beats = Beats(4 * MOST_WORKERS)
+        self.board = SharedBoard(4 * MOST_WORKERS - 1)
+        self.recorder = Recorder(self.board)
+        self.recycling = Recycling(config)
+        self.recycled: Child | None = None  # the last one that was replaced for its age or size
+        self.held = False                   # a canary failed: none is, until another reload
         held = max((len(group.listeners) for group in self.groups if not group.shared), default=0)
         self.slots = [Slot(index) for index in range(held)]     # of a supervisor before this one
         self.leaving: set[Child] = set()    # they drain; their slot has another worker, or none
@@ -128,7 +127,7 @@ class Supervisor:
         self.steered: list[int] = []
         self.wake, self._waker = os.pipe()
         self.born_s = time.monotonic()
-        self.control = Control(config.control, self.perform, deployment.heritage) \
+        self.control = Control(config.control, partial(perform, self), deployment.heritage) \
             if config.control else None
         deployment.settle()
 
@@ -140,14 +139,13 @@ class Supervisor:
             if self.control is not None:
                 stack.callback(self.deployment.close_group, self.control.group)
                 stack.callback(self.control.close)
-            where = ", ".join(group.listeners[0].label for group in self.groups)
-            logger.info("supervisor %d: %d workers for %s", os.getpid(), self.wanted, where)
+            machine.introduce(self.config, self.wanted, self.groups)
             if not self.succession.waits:
                 self.deployment.take_over()
             self.deployment.notifier.starting(self.config.boot_timeout_s)
             while True:
                 self.keep()
-                self.tell()
+                tell(self)
                 if self.control is not None:
                     self.control.turn()
                 if self.stop_by_s is not None and not self.children() \
@@ -210,7 +208,7 @@ class Supervisor:
         elif number == signal.SIGUSR1:
             self.reopen_logs()
         elif number == signal.SIGUSR2:
-            reason = self.succession.begin() if self.stop_by_s is None else "the server stops"
+            reason = self.upgrade()
             if reason:
                 logger.error("USR2: %s", reason)
 
@@ -231,8 +229,11 @@ class Supervisor:
             delay_s = 0 if child in self.leaving else self.config.drain_delay_s
             self.dismiss(child, self.stop_by_s, at_once=at_once, delay_s=delay_s)
 
-    def reload(self) -> str:
-        """Replace every worker, one at a time; why that cannot be, or nothing."""
+    def reload(self, canary: int | None = None, canary_s: float | None = None) -> str:
+        """Replace every worker, one at a time; why that cannot be, or nothing.
+
+        canary, canary_s:  how many try the new code first, and for how long; None: as set
+        """
         if self.stop_by_s is not None:
             return "the server stops"
         if self.succession.starts or self.succession.waits:
@@ -240,10 +241,19 @@ class Supervisor:
         if not self.reloads:
             return ("the application was imported before the workers, which cannot bring new "
                     "code: start by `fastserve run MODULE:APP --workers N` without --preload")
+        if self.resting:
+            canary = 0      # nobody serves the old code
+        canary = self.config.canary if canary is None else canary
+        canary_s = self.config.canary_s if canary_s is None else canary_s
+        slots = self.serving_slots()
+        if canary and canary >= len(slots):
+            return (f"a canary of {canary} leaves no worker to compare it with: {len(slots)} "
+                    "serve; take fewer, or none: --canary 0")
         self.end_reload("another reload came")
         self.resting = False
-        logger.info("reloading %d workers", len(self.serving_slots()))
-        self.reloading = Reload(self.serving_slots())
+        logger.info("reloading %d workers", len(slots))
+        trial = Trial(slots[:canary], canary_s, slots[canary:], self.board) if canary else None
+        self.reloading = Reload(slots[canary:], trial)
         self.deployment.notifier.reloading()
         return ""
 
@@ -254,22 +264,27 @@ class Supervisor:
                 logger.error("the reload failed: %s; the workers that are left serve on", error)
             else:
                 logger.info("reloaded")
-            self.reloading.error = error
-            self.reloading.over = True
+            self.reloading.end(error)
+            self.held = bool(error) and self.reloading.trial is not None
             self.reloading = None
-            self.deployment.notifier.ready(self.summary())
+            for slot in self.slots:
+                self.restore(slot)
+            self.deployment.notifier.ready(summary(self))
 
-    def scale(self, workers: int) -> bool:
-        """Have so many workers; False where that cannot be."""
-        if self.stop_by_s is not None or not 1 <= workers <= MOST_WORKERS:
-            logger.warning("%d workers cannot be: from 1 to %d", workers, MOST_WORKERS)
-            return False
-        if self.succession.problem:
-            logger.warning("%d workers cannot be now: %s", workers, self.succession.problem)
-            return False
+    def scale(self, workers: int) -> str:
+        """Have so many workers; why that cannot be, or nothing."""
+        reason = self.succession.problem
+        if self.stop_by_s is not None:
+            reason = "the server stops"
+        elif not 1 <= workers <= MOST_WORKERS:
+            reason = f"from 1 to {MOST_WORKERS}"
+        if reason:
+            reason = f"{workers} workers cannot be: {reason}"
+            logger.warning("%s", reason)
+            return reason
         logger.info("scaling from %d to %d workers", self.wanted, workers)
         self.wanted = workers
-        return True
+        return ""
 
     def rest(self) -> None:
         """Stop the workers, keep the listeners: new connections wait."""
@@ -294,129 +309,28 @@ class Supervisor:
         for child in self.children():
             child.orders.send({"order": "reopen"})
 
-    # One supervisor after another.
-
-    def all_groups(self) -> list[Group]:
-        """All that this process listens on."""
-        return [*self.groups, *([self.control.group] if self.control is not None else [])]
-
-    def take_over(self) -> None:
-        """The supervisor before this one has left steering and files to us."""
+    def upgrade(self) -> str:
+        """Start a supervisor that takes over; why that cannot be, or nothing."""
         if self.stop_by_s is not None:
-            return
-        logger.info("supervisor %d serves from now on", os.getpid())
-        try:
-            self.deployment.take_over()
-        except ConfigError as error:
-            logger.error("%s", error)
+            return "the server stops"
+        if self.reloading is not None:
+            return "a reload is under way"
+        return self.succession.begin()
 
-    def hand_on(self, after: After) -> None:
-        """Another supervisor serves: leave it everything, and end behind the workers."""
-        logger.info("supervisor %d serves; this one ends behind its workers", after.pid)
-        for group in self.all_groups():
-            if group.key in after.keys:
-                group.leave_file()
-        if self.control is not None:
-            self.control.leave()
-        self.deployment.notifier.main_process(after.pid)
-        after.talk.send({"order": "take"})
+    def end_behind_workers(self) -> None:
+        """Another supervisor serves: the workers accept what still comes to them, and end."""
         self.stop_by_s = time.monotonic() + RETIRE_AFTER_S + self.config.graceful_timeout_s \
             + KILL_AFTER_S
         for child in self.children():
             self.dismiss(
                 child, self.stop_by_s, delay_s=0 if child in self.leaving else RETIRE_AFTER_S)
 
-    # The control socket.
-
-    def perform(self, request: dict[str, Any]) -> Outcome:
-        """Begin what a request on the control socket asks for; how it comes out."""
-        command = request.get("command")
-        if command == "status":
-            return self.status_of_all
-        if command == "reload":
-            reason, reloading = self.reload(), self.reloading
-            return lambda: refused(reason) if reason else outcome_of(reloading)
-        if command == "upgrade":
-            reason = self.succession.begin() if self.stop_by_s is None else "the server stops"
-            after = self.succession.after
-            return lambda: refused(reason) if reason else outcome_of(after)
-        if command == "scale":
-            return self.perform_scale(request.get("workers"))
-        if command == "drain":
-            self.drain()
-        elif command == "stop":
-            self.stop(at_once=bool(request.get("at_once")), why="control socket")
-        else:
-            raise ValueError(f"there is no command {command!r}")
-        return lambda: {"ok": True}
-
-    def perform_scale(self, workers: object) -> Outcome:
-        """Begin to have so many workers."""
-        if not isinstance(workers, int) or not self.scale(workers):
-            raise ValueError(f"{workers} workers cannot be: from 1 to {MOST_WORKERS}")
-
-        def outcome() -> Answer | None:
-            if self.wanted != workers or self.stop_by_s is not None:
-                return refused("another order came")
-            done = len(self.slots) == workers and all(slot.serves() for slot in self.slots)
-            return {"ok": True} if done else None
-
-        return outcome
-
-    def status_of_all(self) -> Answer:
-        """What there is, for operators and their tools."""
-        now = time.monotonic()
-        return {
-            "ok": True,
-            "pid": os.getpid(),
-            "state": self.state,
-            "uptime_s": round(now - self.born_s, 3),
-            "workers": self.wanted,
-            "listening": [group.listeners[0].label for group in self.groups],
-            "slots": [slot.status(now, self.beats) for slot in self.slots],
-            "leaving": sorted(child.pid for child in self.leaving),
-        }
-
-    @property
-    def state(self) -> str:
-        """In one word."""
-        return "stopping" if self.stop_by_s is not None else \
-            "upgrading" if self.succession.starts or self.succession.waits else \
-            "resting" if self.resting else \
-            "reloading" if self.reloading is not None else \
-            "draining" if self.draining else "serving"
-
-    def summary(self) -> str:
-        """In one line, for a service manager."""
-        serving = sum(slot.serves() for slot in self.slots)
-        return f"{self.state}: {serving} of {self.wanted} workers"
-
-    def complete(self) -> bool:
-        """Whether every worker that is wanted serves."""
-        return len(self.slots) >= self.wanted \
-            and all(slot.serves() for slot in self.slots[:self.wanted])
-
-    def tell(self) -> None:
-        """Let the service manager know how it goes."""
-        notifier = self.deployment.notifier
-        notifier.flush()
-        if self.succession.waits or self.succession.handed_on:
-            return
-        if self.stop_by_s is not None or self.resting or any(slot.serves() for slot in self.slots):
-            notifier.alive()
-        if self.stop_by_s is None:
-            notifier.store(self.groups, self.wanted)
-            if not notifier.is_ready and self.complete():
-                notifier.ready(self.summary())
-            elif notifier.is_ready and self.reloading is None:
-                notifier.status(self.summary())
-
     # Keeping the slots.
 
     def keep(self) -> None:
         """Start what is missing, retire what is too much, go on reloading; steer."""
         self.hurry_on()
-        self.succession.turn(complete=self.complete())
+        self.succession.turn(complete=complete(self))
         if self.stop_by_s is not None:
             return
         self.resize()
@@ -425,8 +339,9 @@ class Supervisor:
             for slot in self.slots:
                 if slot.child is None and slot.successor is None and not slot.retiring \
                         and now >= slot.start_at_s:
-                    slot.child = self.start(slot)
+                    slot.child = self.start(slot, slot.reason)
             self.go_on_reloading()
+            self.go_on_recycling()
         self.cover()
         self.steer()
 
@@ -461,15 +376,73 @@ class Supervisor:
 
     def go_on_reloading(self) -> None:
         """A successor for the next slot, once the one before serves."""
-        if self.reloading is None or any(slot.successor is not None for slot in self.slots):
+        reloading = self.reloading
+        if reloading is None or any(slot.successor is not None for slot in self.slots):
             return
-        while self.reloading.left:
-            slot = self.reloading.left.pop(0)
+        left = reloading.left if reloading.trial is None else reloading.trial.left
+        while left:
+            slot = left.pop(0)
             if slot in self.slots and not slot.retiring and slot.child is not None \
                     and slot.child.ready:
-                slot.successor = self.start(slot)
+                slot.successor = self.start(
+                    slot, "reload" if reloading.trial is None else "canary")
                 return
-        self.end_reload()
+        if reloading.trial is None:
+            self.end_reload()
+        else:
+            self.go_on_trying(reloading, reloading.trial)
+
+    def go_on_trying(self, reloading: Reload, trial: Trial) -> None:
+        """The canaries serve: wait, compare, and go on or take them back."""
+        verdict = trial.turn()
+        if verdict is None:
+            return
+        if not verdict.good:
+            self.end_reload(verdict.text)
+            return
+        logger.info("the canary is good: %s", verdict.text)
+        reloading.trial = None
+        reloading.verdict = verdict.text
+        for slot in trial.slots:
+            if slot.parked is not None:
+                self.leave(slot, slot.parked)
+
+    def park(self, slot: Slot, child: Child) -> None:
+        """A predecessor stands by: it accepts nothing, and answers who it has."""
+        slot.parked = child
+        for other in self.slots:
+            if other.cover is child:
+                self.uncover(other)
+        child.orders.send({"order": "park"})
+
+    def restore(self, slot: Slot) -> None:
+        """The predecessor, if it stands by, has its slot again."""
+        parked = slot.parked
+        if parked is None:
+            return
+        parked.orders.send({"order": "unpark"})
+        for child in (slot.child, slot.successor):
+            if child is not None:
+                self.leave(slot, child)
+        slot.child, slot.parked = parked, None
+
+    def go_on_recycling(self) -> None:
+        """A successor for who has served for long enough; the next one when that one has gone."""
+        if self.reloading is not None or self.held or self.recycled in self.leaving \
+                or any(slot.successor is not None for slot in self.slots):
+            return
+        now = time.monotonic()
+        serving = [(slot, slot.child) for slot in self.slots
+                   if slot.child is not None and slot.serves() and not slot.retiring
+                   and now >= slot.start_at_s]
+        for slot, child in sorted(serving, key=lambda pair: pair[1].born_s):
+            requests = self.board.number(child.block, AT_REQUESTS)
+            why = self.recycling.due(child.term, child.pid, requests, now - child.born_s)
+            if why is not None:
+                logger.info("worker %d of slot %d is replaced: %s", child.pid, slot.index, why.text)
+                self.recycled = child
+                slot.successor = self.start(slot, why.kind)
+                return
 
     def cover(self) -> None:
         """Let a neighbour accept for each slot that nobody serves now."""
@@ -524,11 +497,12 @@ class Supervisor:
     def serving_slots(self) -> list[Slot]:
         return [slot for slot in self.slots if slot.child is not None and slot.child.ready]
 
-    def start(self, slot: Slot) -> Child:
-        """Fork a worker for a slot."""
+    def start(self, slot: Slot, reason: str) -> Child:
+        """Fork a worker for a slot; reason: why another is replaced, one of readings.REASONS."""
         listeners = [group.of(slot.index) for group in self.groups]
         ours, theirs = Orders.pair()
         cell = self.beats.take()
+        place = Place(slot.index, self.board.fd, self.board.take(), lambda: self.beats.beat(cell))
         sys.stdout.flush()
         sys.stderr.flush()
         gc.collect()
@@ -536,15 +510,16 @@ class Supervisor:
         pid = os.fork()
         if pid == 0:
             ours.close()
-            self.become_worker(listeners, theirs, cell)
+            self.become_worker(listeners, theirs, place)
         gc.unfreeze()
         theirs.close()
-        child = Child(pid, slot, ours, cell, time.monotonic())
+        child = Child(
+            pid, slot, ours, cell, place.block, self.recycling.begin(), time.monotonic(), reason)
         child.kill_at_s = child.born_s + self.config.boot_timeout_s
         child.because = f"it was not ready within boot_timeout_s={self.config.boot_timeout_s:g}"
         return child
 
-    def become_worker(self, listeners: list[Listener], orders: Orders, cell: int) -> NoReturn:
+    def become_worker(self, listeners: list[Listener], orders: Orders, place: Place) -> NoReturn:
         """In the forked process: let go of all that is the parent's, work, end."""
         status = 1
         try:
@@ -567,7 +542,9 @@ class Supervisor:
                     if listener not in listeners:
                         listener.socket.close()
             random.seed()
-            status = self.work(listeners, orders, lambda: self.beats.beat(cell))
+            if self.config.pin_cpus:
+                cpus.pin(place.slot)
+            status = self.work(listeners, orders, place)
         except BaseException:
             logger.exception("a worker failed")
         finally:
@@ -590,6 +567,8 @@ class Supervisor:
 
     def on_ready(self, child: Child) -> None:
         """A worker serves: it takes its slot, and its predecessor may go."""
+        if child.dismissed:
+            return
         child.ready = True
         child.kill_at_s = None
         child.because = ""
@@ -598,9 +577,16 @@ class Supervisor:
         slot = child.slot
         if slot.successor is child:
             slot.successor = None
+            slot.failures = 0
             before, slot.child = slot.child, child
             if before is not None:
-                self.retire_child(before)
+                if self.reloading is not None and self.reloading.tries(slot):
+                    self.park(slot, before)
+                else:
+                    self.retire_child(before)
+        if child.reason:
+            slot.restarts[child.reason] += 1
+            self.board.count_restart(child.reason)
         if self.draining:
             child.orders.send({"order": "drain"})
 
@@ -639,41 +625,67 @@ class Supervisor:
     def on_death(self, child: Child, status: int) -> None:
         """A worker has ended: say why, and plan what follows."""
         slot = child.slot
+        unasked = self.stop_by_s is None and not child.dismissed
+        if child.dismissed and os.WIFEXITED(status) and os.WEXITSTATUS(status) == OK:
+            logger.debug("worker %d of slot %d ended", child.pid, slot.index)
+            how = ""
+        else:
+            out_of_memory = self.oom_kills.more()
+            how = explain(status, child.because, out_of_memory)
+            if unasked:
+                slot.reason = kind_of(status, child.because, out_of_memory) \
+                    if child.ready else "boot"
+            logger.log(
+                logging.WARNING if child.dismissed else logging.ERROR,
+                "worker %d of slot %d %s%s", child.pid, slot.index, how,
+                "" if child.told else self.recorder.account(child.block))
         self.beats.give_back(child.cell)
+        self.board.retire(child.block)
         child.orders.close()
         self.leaving.discard(child)
-        slot.forget(child)
         for other in self.slots:
             if other.cover is child:
                 other.cover = None
-        if child.dismissed and os.WIFEXITED(status) and os.WEXITSTATUS(status) == OK:
-            logger.debug("worker %d of slot %d ended", child.pid, slot.index)
+        served, followed = slot.child is child, slot.successor is child
+        slot.forget(child)
+        if unasked and served:
+            self.on_loss(slot, child, how)
+        elif unasked and followed:
+            self.on_failed_successor(slot, child, how)
+
+    def on_loss(self, slot: Slot, child: Child, how: str) -> None:
+        """Nobody asked the worker of a slot to end: plan when the next one is started."""
+        slot.deaths += 1
+        if slot.parked is not None:
+            self.end_reload(f"the canary {how}")
             return
-        level = logging.WARNING if child.dismissed else logging.ERROR
-        how = explain(status, child.because, self.oom_kills.more())
-        logger.log(level, "worker %d of slot %d %s", child.pid, slot.index, how)
-        if self.stop_by_s is not None or child.dismissed:
-            return
-        served_s = time.monotonic() - child.born_s if child.ready else 0.0
-        if slot.child is not None:      # it was the successor: the old one goes on
-            self.end_reload(f"the new worker {how}")
-            return
-        if served_s >= SETTLED_S:
+        if child.ready and time.monotonic() - child.born_s >= SETTLED_S:
             slot.failures = 0
         slot.failures += 1
-        slot.deaths += 1
         if slot.failures > 1 or not child.ready:
             # Somebody must serve; but what does not even start has no hurry.
             hurry = child.ready and not self.serving_slots()
-            most_s = FIRST_DELAY_S if hurry else LAST_DELAY_S
-            delay_s = min(most_s, FIRST_DELAY_S * 2.0 ** min(slot.failures - 1, 10))
-            slot.start_at_s = time.monotonic() + delay_s * random.uniform(0.75, 1.25)  # noqa: S311
+            self.wait_to_start(slot, FIRST_DELAY_S if hurry else LAST_DELAY_S)
         self.failed_starts += not child.ready
         nobody = not self.someone_served and self.failed_starts >= self.wanted
         if nobody or (self.succession.waits and not child.ready):
             logger.error("no worker could start")
             self.status = STARTUP_FAILED
             self.stop(at_once=True, why="start-up failed")
+
+    def on_failed_successor(self, slot: Slot, child: Child, how: str) -> None:
+        """The old worker goes on."""
+        if self.reloading is not None and child.reason in ("reload", "canary"):
+            self.end_reload(f"the new worker {how}")
+        else:
+            slot.failures += 1
+            self.wait_to_start(slot, LAST_DELAY_S)
+
+    @staticmethod
+    def wait_to_start(slot: Slot, most_s: float) -> None:
+        """Try again later, and later each time."""
+        delay_s = min(most_s, FIRST_DELAY_S * 2.0 ** min(slot.failures - 1, 10))
+        slot.start_at_s = time.monotonic() + delay_s * random.uniform(0.75, 1.25)  # noqa: S311
 
     def watch(self) -> None:
         """Look for workers whose loop does not turn."""
@@ -688,13 +700,18 @@ class Supervisor:
                 logger.warning(
                     "worker %d of slot %d: no turn of its loop for %.1f s; others accept for it",
                     child.pid, slot.index, age_s)
+                if slot.parked is not None:
+                    self.end_reload("the canary stalls: its loop does not turn")
+                    continue
             elif child.stalled and age_s <= soft:
                 child.stalled = False
                 logger.warning("worker %d of slot %d: its loop turns again", child.pid, slot.index)
-            if hard and age_s > hard and child.kill_at_s is None:
+            if hard and age_s > hard and child.kill_at_s is None and not child.told:
                 child.because = f"its loop had not turned for {age_s:.0f} s"
-                logger.error("worker %d of slot %d: %s; its stacks follow",
-                             child.pid, slot.index, child.because)
+                child.told = True
+                logger.error(
+                    "worker %d of slot %d: %s; its stacks follow%s", child.pid, slot.index,
+                    child.because, self.recorder.account(child.block))
                 child.kill_at_s = time.monotonic() + KILL_AFTER_S
                 os.kill(child.pid, signal.SIGUSR2)      # see stacks.py
 

@@ -23,9 +23,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from fastserve import log, stacks
+from fastserve._speedups.scoreboard import Scoreboard
+from fastserve.access_log import AccessLog
 from fastserve.config import Config
 from fastserve.deployment import Deployment
 from fastserve.descriptors import connections_allowed
@@ -33,8 +35,10 @@ from fastserve.entrance import Entrance
 from fastserve.errors import ConfigError, FastserveError, StartupError
 from fastserve.listeners import Listener
 from fastserve.orders import Orders
+from fastserve.place import Place
 from fastserve.privileges import User
 from fastserve.proxy import ForwardedFields
+from fastserve.shm import SharedBoard, read_board
 from fastserve.supervisor import supervise
 from fastserve.systemd import Notifier
 from fastserve.target import user_traceback
@@ -43,17 +47,13 @@ from fastserve.tls import Certificates
 if TYPE_CHECKING:
     from fastserve._speedups.engine import Engine
     from fastserve.app import App
+    from fastserve.health import Page
 
-
-class Reopens(Protocol):
-    """What writes a log of its own, as far as a signal is concerned."""
-
-    def reopen(self) -> None:
-        """Open its file anew."""
 
 OK, FAILED, STARTUP_FAILED = 0, 1, 3
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 TICK_S = 0.25           # how often deadlines are looked at
+LAST_LINES_S = 2.0      # for the access log, at the end
 DRAIN_POLL_S = 0.01     # how often the end asks whether all have left
 
 logger = logging.getLogger("fastserve")
@@ -68,7 +68,7 @@ def run(app: App, config: Config) -> int:
     if config.workers is not None:
         return supervise(
             lambda *parts: serve_slot(lambda: app, config, *parts), config, reloads=False)
-    log.configure(config.log_level)
+    log.configure(config.log_level, config.log_format, config.log_file)
     certificates = Certificates.from_config(config)
     deployment = Deployment(config, os.environ)
     try:
@@ -84,7 +84,7 @@ def serve_slot(
     config: Config,
     listeners: list[Listener],
     orders: Orders,
-    beat: Callable[[], None],
+    place: Place,
 ) -> int:
     """Serve in a worker process of a supervisor; the exit status."""
     try:
@@ -92,12 +92,16 @@ def serve_slot(
         if user is not None:
             user.become()   # before any code of the application runs
         app = load()
+        log.configure(config.log_level, config.log_format, config.log_file)
         certificates = Certificates.from_config(config)
+        board = Scoreboard(place.fd, place.block, slot=place.slot)
+        link = Link(orders, place.beat, place.slot, board, place.fd)
+        worker = Worker(app, config, listeners, certificates, link)
     except FastserveError as error:
         shown = getattr(error, "traceback", None)
         logger.error("%s%s", f"{shown}\n" if shown else "", error)
         return STARTUP_FAILED
-    status = Worker(app, config, listeners, certificates, Link(orders, beat)).run()
+    status = worker.run()
     leave_threads_behind(app, status)
     return status
 
@@ -108,10 +112,16 @@ class Link:
 
     orders:  its end of their talk
     beat:    to be called whenever the loop turns
+    slot:    its place
+    board:   where it counts
+    fd:      of the memory where all count
     """
 
     orders: Orders
     beat: Callable[[], None]
+    slot: int
+    board: Scoreboard
+    fd: int
 
 
 def run_from_script(app: App, settings: dict[str, Any]) -> None:
@@ -156,15 +166,17 @@ class Worker:
         self.link = link
         self.deployment = deployment
         self.notifier = deployment.notifier if deployment is not None else Notifier()
-        self.journal_writer: Reopens | None = None
+        self.access_log = AccessLog.from_config(config)
         self.adopted: dict[int, list[socket.socket]] = {}   # slot -> its listeners
         self.drain_delay_s = config.drain_delay_s
         self.signals = 0
+        self.due_s = 0.0        # of the next tick, on the loop's clock
         self.started = False
         self.stopping = asyncio.Event()     # the first signal
         self.hurry = asyncio.Event()        # the second
         self.task: asyncio.Task[int] | None = None
         self.next_tick: asyncio.TimerHandle | None = None
+        self.closing = contextlib.ExitStack()   # what only this run uses
 
     def run(self) -> int:
         loop = new_loop(self.config.loop)
@@ -190,10 +202,11 @@ class Worker:
             self.certificates.reload()
 
     def reopen_logs(self) -> None:
-        """Open the log files anew: somebody has moved them."""
+        """Write to the files that have the paths of the logs now."""
         log.reopen()
-        if self.journal_writer is not None:
-            self.journal_writer.reopen()
+        if self.access_log is not None:
+            self.access_log.reopen()
+        logger.info("reopened the logs")
 
     async def _serve(self, loop: asyncio.AbstractEventLoop) -> int:
         engine = self._engine(loop)
@@ -211,19 +224,47 @@ class Worker:
                 status = await self._shut_down(stack)
         finally:
             engine.close()
+            if self.access_log is not None:
+                self.access_log.close(LAST_LINES_S)
             self.app.blocking_pool.close()
+            self.closing.close()
         logger.info("stopped")
         return status
 
     def _engine(self, loop: asyncio.AbstractEventLoop) -> Engine:
         self.app.blocking_pool.threads = self.config.blocking_threads
+        board, fd = self._counting()
         return self.app.build_engine(
             loop,
             health_paths=self.config.health_paths,
             forwarded=ForwardedFields.from_config(self.config),
-            max_connections=connections_allowed(self.config.max_connections),
+            max_connections=connections_allowed(
+                self.config.max_connections, told=self.link is not None),
+            board=board,
+            journal=None if self.access_log is None else self.access_log.journal,
+            pages=self._pages(fd),
             **self.config.engine_limits(),
         )
+
+    def _counting(self) -> tuple[Scoreboard | None, int]:
+        """Where to count, if anybody may ask, and the memory where all do."""
+        if self.link is not None:
+            return self.link.board, self.link.fd
+        if self.config.metrics is None:
+            return None, -1
+        shared = SharedBoard(1)
+        self.closing.callback(shared.close)
+        return Scoreboard(shared.fd, shared.take()), shared.fd
+
+    def _pages(self, fd: int) -> list[Page]:
+        """What the server answers itself, besides its health."""
+        if self.config.metrics is None:
+            return []
+        from fastserve.metrics import Metrics
+
+        metrics = Metrics(self.config.metrics, lambda: read_board(fd))
+        self.closing.callback(metrics.close)
+        return [metrics]
 
     async def _start_up(self, stack: contextlib.AsyncExitStack) -> None:
         try:
@@ -256,7 +297,8 @@ class Worker:
         where = ", ".join(listener.label for listener in self.listeners)
         if self.certificates is not None:
             where = where.replace("http://", "https://")
-        logger.info("listening on %s (pid %d)", where, os.getpid())
+        slot = "" if self.link is None else f", slot {self.link.slot}"
+        logger.info("listening on %s (pid %d%s)", where, os.getpid(), slot)
         self.notifier.ready("serving")
 
     @staticmethod
@@ -282,6 +324,12 @@ class Worker:
                 self._stop(at_once=message["at_once"])
             elif order == "drain":
                 engine.draining = True
+            elif order == "park":
+                for listener in self.listeners:
+                    engine.leave(listener.socket)
+            elif order == "unpark" and not self.stopping.is_set():
+                for listener in self.listeners:
+                    self._accept_from(listener.socket, engine, entrance)
             elif order == "reopen":
                 self.reopen_logs()
             elif order == "adopt" and not self.stopping.is_set():
@@ -294,14 +342,21 @@ class Worker:
                     sock.close()
 
     def _tick(self, loop: asyncio.AbstractEventLoop, engine: Engine) -> None:
+        now_s = loop.time()
+        lag_s = max(now_s - self.due_s, 0.0) if self.due_s else 0.0
         # on the second too, so that the Date header is never a second late
-        self.next_tick = loop.call_later(TICK_S - time.time() % TICK_S, self._tick, loop, engine)
+        self.due_s = now_s + TICK_S - time.time() % TICK_S
+        self.next_tick = loop.call_at(self.due_s, self._tick, loop, engine)
         if self.link is not None:
             self.link.beat()
         self.notifier.alive()
-        engine.tick()
+        engine.tick(lag_s, self._accept_queue())
         if self.certificates is not None:
             self.certificates.check()
+
+    def _accept_queue(self) -> int:
+        """Connections that the kernel holds for this worker."""
+        return sum(listener.queued() or 0 for listener in self.listeners)
 
     async def _drain(
         self, loop: asyncio.AbstractEventLoop, engine: Engine, entrance: Entrance

@@ -45,6 +45,16 @@ def test_a_config_cannot_be_changed():
         ("forwarded_allow_ips", None), ("forwarded_headers", ""), ("forwarded_headers", "via"),
         ("forwarded_headers", "x_forwarded_for"), ("proxy_protocol", "v2"),
         ("proxy_allow_ips", "a"), ("handshake_timeout_s", 0), ("max_handshakes", 0),
+        ("access_log", "xml"), ("access_log", True), ("access_log_file", ""),
+        ("access_log_file", "a\n"), ("access_log_headers", ("a b",)),
+        ("access_log_headers", ("a,b",)), ("access_log_headers", ("a:",)),
+        ("access_log_headers", "a"), ("access_log_headers", ("x" * 65,)),
+        ("access_log_headers", ("a", "A")),
+        ("access_log_headers", tuple(f"x{n}" for n in range(17))),
+        ("access_log_sample", 1.1), ("access_log_sample", -0.1), ("access_log_sample", "1"),
+        ("access_log_sample", float("nan")), ("access_log_slow_s", -1),
+        ("request_id_header", "x request id"), ("request_id_header", None), ("log_format", "xml"),
+        ("log_file", ""),
     ],
 )
 def test_a_value_that_cannot_be_is_refused_by_name(name, value):
@@ -91,6 +101,33 @@ def test_proxies_that_make_no_sense_are_refused(given, expected):
     """A header from nobody, a field that two write, a preset that is half taken back."""
     with pytest.raises(ConfigError, match=expected):
         Config.load(given)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"access_log_headers": "referer"}, "there is no access log: give access_log too, one of"),
+        ({"access_log_file": "log"}, "access_log_file='log', but there is no access log"),
+        ({"access_log_sample": 0.5}, "access_log_sample=0.5, but there is no access log"),
+        ({"access_log_slow_s": 1.0}, "access_log_slow_s=1.0, but there is no access log"),
+        ({"access_log": "logging", "access_log_file": "log"}, "leave it out, or give access_log"),
+    ],
+)
+def test_logs_that_make_no_sense_are_refused(given, expected):
+    """A detail of what there is none of; a file for what goes to handlers."""
+    with pytest.raises(ConfigError, match=expected):
+        Config.load(given)
+
+
+def test_headers_to_log_may_be_one_or_several():
+    """As every list; and no id may be believed at all."""
+    config = Config.load({
+        "access_log": "json", "access_log_headers": ["Referer", "user-agent"],
+        "request_id_header": ""})
+    assert config.access_log_headers == ("Referer", "user-agent")
+    one = Config.load({"access_log": "json", "access_log_headers": "referer"})
+    assert one.access_log_headers == ("referer",)
+    assert config.engine_limits()["request_id_header"] == ""
 
 
 def test_a_preset_is_defaults():

@@ -21,24 +21,29 @@ FLOORS = {
     "app": APPLICATION, "binding": APPLICATION, "blocking": APPLICATION,
     "decompress": APPLICATION, "forms": APPLICATION, "health": APPLICATION,
     "middleware": APPLICATION, "routing": APPLICATION,
-    "beats": PROCESS, "control": PROCESS, "cpus": PROCESS, "deaths": PROCESS, "orders": PROCESS,
+    "access_log": PROCESS, "beats": PROCESS, "canary": PROCESS, "control": PROCESS, "cpus":
+    PROCESS, "deaths": PROCESS, "machine": PROCESS, "metrics": PROCESS, "orders": PROCESS,
+    "place": PROCESS, "processes": PROCESS, "readings": PROCESS, "recorder": PROCESS,
+    "recycling": PROCESS, "reloading": PROCESS, "shm": PROCESS, "status": PROCESS,
     "slots": PROCESS, "sources": PROCESS, "stacks": PROCESS, "steering": PROCESS,
     "supervisor": PROCESS,
     "deployment": PROCESS, "pidfile": PROCESS, "privileges": PROCESS, "systemd": PROCESS,
-    "upgrade": PROCESS,
+    "commands": PROCESS, "upgrade": PROCESS,
     "descriptors": PROCESS, "entrance": PROCESS, "listeners": PROCESS, "log": PROCESS,
     "proxy": PROCESS, "proxy_protocol": PROCESS, "target": PROCESS, "tls": PROCESS,
     "worker": PROCESS,
     "__init__": DOORS, "__main__": DOORS, "cli": DOORS, "testing": DOORS,
+    "tail": DOORS, "top": DOORS, "watching": DOORS,
 }
 # On the ground, too.
 GROUND_ORDER = ["errors", "networks", "presets", "config"]
 # Inside the wire floor: each room may know those before it.
 WIRE_ORDER = [
-    "plan", "buffer", "scan", "authority", "chunks", "head", "parser", "httptools_parser", "wheel",
-    "stepping", "task", "runner", "router", "observed", "scoreboard", "journal", "system",
-    "channel", "transport", "acceptor", "multidict", "messages", "deadlines", "conditions", "files", "outgoing", "serializer",
-    "engine", "exchange", "protocol",
+    "plan", "buffer", "scan", "authority", "chunks", "head", "parser", "httptools_parser",
+    "wheel", "stepping", "task", "runner", "router", "observed", "scoreboard", "journal",
+    "observer", "system", "channel", "transport", "acceptor", "multidict", "messages",
+    "responses", "deadlines", "conditions", "files", "outgoing", "serializer", "engine",
+    "exchange", "protocol",
 ]
 # App.run() is the one step up: the application starts the process that serves it.
 EXCEPTIONS = {("app", "worker")}

@@ -1,13 +1,17 @@
 """log.py: set up only by a door, and only where nobody else did; no control characters."""
 
+import datetime
 import io
+import json
 import logging
+import logging.config
 import subprocess
 import sys
 
 import pytest
 
 from fastserve import log
+from fastserve.errors import ConfigError
 
 
 @pytest.fixture
@@ -15,6 +19,7 @@ def clean(monkeypatch):
     """Log set-up as in a new process: call it in the test for the "fastserve" logger and stderr."""
     logger, root = logging.getLogger("fastserve"), logging.getLogger()
     before = (logger.handlers[:], logger.level, logger.propagate, root.handlers[:])
+    disabled = logger.disabled
 
     def begin():    # in the test, since pytest puts handlers of its own on the root before it
         logger.handlers, root.handlers, logger.propagate = [], [], True
@@ -25,6 +30,7 @@ def clean(monkeypatch):
     yield begin
     logger.handlers, level, logger.propagate, root.handlers = before
     logger.setLevel(level)
+    logger.disabled = disabled
 
 
 @pytest.mark.parametrize(
@@ -70,6 +76,94 @@ def test_an_application_that_set_up_logging_keeps_it(clean):
 
     assert logger.handlers == []
     assert logger.propagate
+
+
+def test_json_is_an_object_on_a_line(clean):
+    """With what was given as extra, and the traceback inside; whatever a client put into it."""
+    logger, stream = clean()
+    log.configure("info", "json")
+    try:
+        raise ValueError("no\u2028such\ud800")
+    except ValueError:
+        logger.exception("GET /%s", "\x1b[2J\n\x85", extra={"user": 7, "message_id": "a"})
+    logger.info("plain")
+
+    first, second = map(json.loads, stream.getvalue().splitlines())
+    assert stream.getvalue().isascii()
+    assert (first["level"], first["logger"], first["message"]) == (
+        "error", "fastserve", "GET /\x1b[2J\n\x85")
+    assert (first["user"], first["message_id"]) == (7, "a")
+    assert first["exception"].startswith("Traceback")
+    assert "no\u2028such" in first["exception"]
+    assert set(second) == {"time", "level", "logger", "pid", "message"}
+    then = datetime.datetime.fromisoformat(second["time"].replace("Z", "+00:00"))
+    now = datetime.datetime.now(datetime.timezone.utc)
+    assert abs(now - then) < datetime.timedelta(seconds=60)
+
+
+@pytest.mark.parametrize("value", [float("nan"), {("a", "b"): 1}, object()])
+def test_extra_that_is_no_json_is_shown_somehow(clean, value):
+    """The line is valid in any case, and the rest of it is there."""
+    logger, stream = clean()
+    log.configure("info", "json")
+    circle = {}
+    circle["self"] = circle
+    logger.info("a", extra={"value": value})
+    logger.info("b", extra={"value": circle})
+
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [line["message"] for line in lines] == ["a", "b"]
+    assert all(isinstance(line["value"], str) for line in lines)
+
+
+def test_a_file_that_is_moved_is_made_anew(clean, tmp_path):
+    """Without a signal, by the next line; and stderr stays empty."""
+    logger, stream = clean()
+    path = tmp_path / "server.log"
+    log.configure("info", "text", str(path))
+    logger.info("one")
+    path.rename(tmp_path / "old")
+    logger.info("two")
+    logger.handlers[0].close()
+
+    assert "one" in (tmp_path / "old").read_text()
+    assert "two" in path.read_text()
+    assert stream.getvalue() == ""
+
+
+def test_a_file_that_cannot_be_opened_is_named(clean, tmp_path):
+    """At the start, with the way out."""
+    clean()
+    with pytest.raises(ConfigError, match=r"log_file='.*': Is a directory: give a file"):
+        log.configure("info", "text", str(tmp_path))
+
+
+def test_an_application_that_sets_up_logging_later_gets_it(clean):
+    """A worker asks again when it has imported the application: as if that had come first."""
+    logger, stream = clean()
+    log.configure("info")
+    logging.config.dictConfig({
+        "version": 1,       # and disables whatever it does not name
+        "handlers": {"theirs": {"class": "logging.StreamHandler", "stream": stream,
+                                "formatter": "short"}},
+        "formatters": {"short": {"format": "theirs: %(message)s"}},
+        "root": {"handlers": ["theirs"], "level": "INFO"},
+    })
+    log.configure("info")
+    logger.info("hello")
+
+    assert stream.getvalue() == "theirs: hello\n"
+
+
+def test_to_configure_twice_is_to_configure_once(clean):
+    """No line comes twice."""
+    logger, stream = clean()
+    log.configure("info")
+    log.configure("info", "json")
+    logger.info("hello")
+
+    assert len(stream.getvalue().splitlines()) == 1
+    assert len(logger.handlers) == 1
 
 
 def test_importing_configures_nothing():

@@ -9,7 +9,7 @@ import pytest
 from support import Bench, read_replies, request, running_loop
 
 from fastserve import App, HTTPError, Request, Response
-from fastserve._speedups.messages import as_response
+from fastserve._speedups.responses import as_response
 
 
 @pytest.fixture

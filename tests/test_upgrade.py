@@ -309,7 +309,7 @@ def test_a_rotated_log_is_opened_anew(tmp_path, code):
     """USR1: by the supervisor, and by the application's own handler in each worker."""
     code.write_text(APP + """
 import logging
-logging.getLogger().addHandler(logging.FileHandler("app.log"))
+logging.getLogger("app").addHandler(logging.FileHandler("app.log"))
 
 @app.get("/log/{text}")
 def write(text: str):
@@ -323,7 +323,7 @@ def write(text: str):
         port = server.port
         app_log.rename(tmp_path / "app.log.1")
         server.send(signal.SIGUSR1)
-        until(app_log.exists)
+        until(lambda: app_log.exists() and "reopened the logs" in server.log)
 
         def all_write_to_the_new_one():
             old = (tmp_path / "app.log.1").read_text()

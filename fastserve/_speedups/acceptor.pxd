@@ -17,6 +17,7 @@ cdef class Admission:
     cdef Py_ssize_t enough          # after the limit was met, accepting begins again here
     cdef bytes refusal              # what the surplus is told; None: it waits in the queue
     cdef list leaving               # Refused, oldest first
+    cdef readonly Py_ssize_t refused    # of the surplus, in all
     cdef bint full
     cdef int resting                # acceptors that rest
     cdef bint waits                 # departed() has something to do

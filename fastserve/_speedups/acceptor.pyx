@@ -110,6 +110,7 @@ cdef class Admission:
 
     cdef int refuse(self, int fd) except -1:
         cdef Refused refused
+        self.refused += 1
         if send(fd, PyBytes_AS_STRING(self.refusal), PyBytes_GET_SIZE(self.refusal),
                 MSG_NOSIGNAL) < 0 or c_shutdown(fd, SHUT_WR) < 0:
             c_close(fd)

@@ -4,11 +4,14 @@
 # An engine makes connections, and asks of one only what ServedConnection promises: how it
 # reads and answers is its own. Nothing in here blocks, and the queue has a bound.
 
+from libc.stdint cimport int64_t
+
 from fastserve._speedups.acceptor cimport Admission
 from fastserve._speedups.buffer cimport Buffer
 from fastserve._speedups.channel cimport LogRation, ProtocolFactory
 from fastserve._speedups.deadlines cimport Deadlines, TimedConnection
 from fastserve._speedups.messages cimport Request
+from fastserve._speedups.observer cimport Observer, RequestIds
 from fastserve._speedups.parser cimport Parser
 from fastserve._speedups.router cimport Router
 from fastserve._speedups.runner cimport Runner
@@ -23,6 +26,8 @@ cdef class ServedConnection(TimedConnection):
     cdef bint scheduled             # in engine.later
     cdef bint queued                # in engine.queue: its head waits for a request to end
     cdef bint shed                  # it waited too long
+    cdef int64_t waits_since_ns     # as its observer tells time; 0: it does not
+    cdef bytes client               # as its observer calls it; None until that asks
 
     cdef int proceed(self) except -1        # what held it back is gone
     cdef int drain(self) except -1          # close if idle
@@ -50,6 +55,10 @@ cdef class Engine(ProtocolFactory):
     cdef public bint draining
     cdef readonly Py_ssize_t requests_in_flight
     cdef readonly Py_ssize_t requests_total
+    cdef readonly int64_t connections_total, bytes_in, bytes_out, shed_total
+    cdef int64_t[8] expired         # deadlines, by Wait; the last: of handlers
+    cdef RequestIds ids
+    cdef Observer observer          # None: nobody does
     cdef Py_ssize_t max_body_bytes
     cdef int max_pipelined
     cdef Py_ssize_t lingering_close_bytes

@@ -4,6 +4,7 @@ from typing import Any
 
 from fastserve._speedups.messages import Address, Request
 from fastserve._speedups.router import Router
+from fastserve._speedups.scoreboard import Scoreboard
 
 class Engine:
     """All that the connections of one worker share: routes, limits, buffers, the clock.
@@ -18,12 +19,18 @@ class Engine:
     forwarded:         a fastserve.proxy.ForwardedFields, where proxies are trusted
     max_connections:   open at once, over any transport; 0 for any number
     when_full:         "wait" (in the kernel's queue) or "reject" (with a 503)
+    board, journal:    who counts its requests and writes them down
+    request_id_header: whose value is believed to be a request's id; "": none
     """
 
     draining: bool          # every response says "Connection: close"
     connections: int        # open connections
     requests_in_flight: int # begun and not yet answered
     requests_total: int
+    connections_total: int
+    bytes_in: int
+    bytes_out: int
+    shed_total: int
     opening: set[Any]       # what is accepted and no connection yet; whoever adds, ends it
     def __init__(
         self,
@@ -63,9 +70,16 @@ class Engine:
         clock: Callable[[], float] = ...,
         wall_clock: Callable[[], float] = ...,
         forwarded: Any = ...,
+        board: Scoreboard | None = ...,
+        journal: Any = ...,
+        request_id_header: str = ...,
     ) -> None: ...
-    def tick(self) -> None:
-        """Four times a second: run the deadlines, render the Date header."""
+    def tick(self, lag_s: float = ..., accept_queue: int = ...) -> None:
+        """Four times a second: run the deadlines, render the Date header, tell the board.
+
+        lag_s:         how late it is
+        accept_queue:  connections that the kernel holds for this worker
+        """
     def listen(self, listener: socket) -> None:
         """Accept connections of a listening, non-blocking socket onto the raw transport."""
     def listen_on_loop(self, listener: socket, **options: Any) -> None:

@@ -10,9 +10,14 @@ from fastserve._speedups.acceptor cimport Admission
 from fastserve._speedups.buffer cimport Buffer
 from fastserve._speedups.channel cimport LogRation
 from fastserve._speedups.deadlines cimport Deadlines, TimedConnection
-from fastserve._speedups.messages cimport Request, load_orjson
+from fastserve._speedups.messages cimport Request, load_decoder
+from fastserve._speedups.responses cimport load_encoder
+from fastserve._speedups.observer cimport Observer, RequestIds
 from fastserve._speedups.parser cimport NativeParser
 from fastserve._speedups.router cimport Router
+from fastserve._speedups.scoreboard cimport (
+    AT_ACCEPT_QUEUE, AT_BYTES_IN, AT_BYTES_OUT, AT_CONNECTIONS, AT_CONNECTIONS_TOTAL, AT_DRAINING,
+    AT_EXPIRED, AT_IN_FLIGHT, AT_REJECTED, AT_SHED, AT_WAITING, Scoreboard)
 from fastserve._speedups.runner cimport Runner
 from fastserve._speedups.serializer cimport Serializer
 from fastserve._speedups.transport cimport Poller, open_transport
@@ -59,7 +64,8 @@ cdef class Engine(ProtocolFactory):
                  body_timeout_s=30.0, body_grace_s=10.0, body_min_rate_bytes_s=500.0,
                  write_timeout_s=30.0, handler_timeout_s=0.0, max_in_flight=0, max_queued=100,
                  queue_timeout_s=0.1, retry_after_s=1, bint use_epoll=True, clock=time.monotonic,
-                 wall_clock=time.time, forwarded=None):
+                 wall_clock=time.time, forwarded=None, board=None, journal=None,
+                 request_id_header="x-request-id"):
         limits = {
             "max_head_bytes": max_head_bytes, "max_field_bytes": max_field_bytes,
             "max_headers": max_headers, "max_target_bytes": max_target_bytes,
@@ -73,7 +79,8 @@ cdef class Engine(ProtocolFactory):
             self.parser = HttptoolsParser(**limits)
         else:
             raise ValueError(f"http is 'native' or 'httptools', not {http!r}")
-        load_orjson()
+        load_encoder()
+        load_decoder()
         self.loop = loop
         self.router = router
         self.app = app
@@ -86,6 +93,9 @@ cdef class Engine(ProtocolFactory):
         self.out.reserve(2 * OUT_HIGH)
         self.clock = clock
         self.wall_clock = wall_clock
+        self.ids = RequestIds(request_id_header)
+        if board is not None or journal is not None:
+            self.observer = Observer(self.ids, board, journal)
         self.deadlines = Deadlines(
             Wheel(<int64_t>(clock() * TICKS_PER_S)), header_s=header_timeout_s,
             keep_alive_s=keep_alive_timeout_s, body_between_s=body_timeout_s,
@@ -117,9 +127,13 @@ cdef class Engine(ProtocolFactory):
         return self.deadlines.wheel.size + len(self.opening)
 
     cdef int begin_turn(self) except -1:
+        if self.observer is not None:
+            self.observer.begin_turn()
         return self.runner.enter()
 
     cdef int end_turn(self) except -1:
+        if self.observer is not None:
+            self.observer.end_turn()
         return self.runner.leave()
 
     def protocol(self, peer=None, *, bint encrypted=False):
@@ -151,12 +165,35 @@ cdef class Engine(ProtocolFactory):
 
         self.admission.listen(listener, hand_over)
 
-    def tick(self):
-        """Four times a second: run the deadlines; and render the Date header anew."""
+    def tick(self, lag_s=0.0, accept_queue=0):
+        """Four times a second: run the deadlines, render the Date header anew, tell the board.
+
+        lag_s:         how late it is
+        accept_queue:  connections that the kernel holds for this worker
+        """
+        if self.observer is not None:
+            self.tell(lag_s, accept_queue)
         self.serializer.set_time(self.wall_clock())
         self.runner.refresh()
         if self.deadlines.wheel.advance(<int64_t>(self.clock() * TICKS_PER_S)):
             self.loop.call_soon(self.look_on)
+
+    def tell(self, lag_s=0.0, accept_queue=0):
+        """Bring board and journal up to date; see tick()."""
+        cdef int wait
+        if self.observer.journal is not None:
+            self.observer.journal.flush()
+        if self.observer.board is None:
+            return
+        figures = {
+            AT_CONNECTIONS: self.connections, AT_IN_FLIGHT: self.requests_in_flight,
+            AT_WAITING: len(self.queue), AT_ACCEPT_QUEUE: accept_queue,
+            AT_DRAINING: self.draining, AT_CONNECTIONS_TOTAL: self.connections_total,
+            AT_BYTES_IN: self.bytes_in, AT_BYTES_OUT: self.bytes_out, AT_SHED: self.shed_total,
+            AT_REJECTED: self.admission.refused}
+        for wait in range(8):
+            figures[AT_EXPIRED + wait] = self.expired[wait]
+        self.observer.board.tick(lag_s, figures)
 
     def look_on(self):
         """Look at more of the deadlines, a few at a time."""
@@ -217,6 +254,8 @@ cdef class Engine(ProtocolFactory):
         self.admission.close()
         self.abort()
         self.poller.close()
+        if self.observer is not None:
+            self.tell()
 
     cdef bint enqueue(self, ServedConnection connection) except -1:
         # Its request waits for another one's end, if there is room; newest first, since the

@@ -11,7 +11,9 @@ from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint8_t
 
 from fastserve._speedups.engine cimport Engine, ServedConnection
-from fastserve._speedups.messages cimport ConditionalResponse, Request, Response
+from fastserve._speedups.messages cimport Request
+from fastserve._speedups.responses cimport ConditionalResponse, Response
+from fastserve._speedups.observed cimport Observed
 from fastserve._speedups.outgoing cimport Outgoing
 from fastserve._speedups.plan cimport Plan
 from fastserve._speedups.router cimport Params
@@ -36,6 +38,11 @@ cdef struct Call:
     const char* data
     Params* params
     PyObject* plan
+    # Of which only the number is always filled in; begun_ns is 0 where nobody observes it, or
+    # its end was told.
+    Observed seen
+
+cdef bytes client_name(object address)     # an address and a port, or None
 
 cdef class Exchange(Outgoing):
     # A request that is not answered yet, or whose answer waits for its turn.
@@ -96,6 +103,10 @@ cdef class AnsweringConnection(ServedConnection):
     cdef int leave_running(self) except -1
     cdef int limit_handler(self, Exchange exchange) except -1
     cdef int flush(self) except -1
+
+    # Tell the observer, once, what became of a request.
+    cdef int observe_end(self, Exchange exchange, Request request, Call* call, int status,
+                         int64_t body_bytes) except -1
 
     # For who reads to say and do.
     cdef Request make_request(self, Call* call, bytes content, bint arriving)

@@ -3,16 +3,20 @@
 import asyncio
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.object cimport PyObject
 from libc.stdint cimport int64_t
 
 from fastserve._speedups.buffer cimport Buffer
 from fastserve._speedups.deadlines cimport NEVER, ticks
-from fastserve._speedups.messages cimport (
-    ConditionalResponse, PartsResponse, Request, Response, StreamingResponse, to_response)
+from fastserve._speedups.messages cimport Request
+from fastserve._speedups.responses cimport (
+    ConditionalResponse, PartsResponse, Response, StreamingResponse, to_response)
 from fastserve._speedups.outgoing cimport (
     FRAMED_BY_CHUNKS, FRAMED_BY_CLOSE, FRAMED_BY_LENGTH, Outgoing, send_parts, send_pieces)
 from fastserve._speedups.head cimport METHOD_GET, METHOD_HEAD
+from fastserve._speedups.observer cimport GONE
 from fastserve._speedups.plan cimport Plan
+from fastserve._speedups.scoreboard cimport now_ns
 from fastserve._speedups.serializer cimport (
     CHUNKED, PERSIST_NOT, PERSIST_SAID, PERSIST_SILENT, UNTIL_CLOSE, Persistence)
 from fastserve._speedups.task cimport RAISED, RETURNED, SUSPENDED, Outcome
@@ -47,6 +51,10 @@ cdef inline bint is_cancellable(Request request):
     return request.method_id == METHOD_GET or request.method_id == METHOD_HEAD
 
 
+cdef bytes client_name(object address):
+    return b"-" if address is None or not address[0] else address[0].encode(errors="replace")
+
+
 cdef class Exchange(Outgoing):
     cdef int task_done(self, object task) except -1:
         cdef AnsweringConnection connection = self.connection
@@ -68,12 +76,28 @@ cdef class Exchange(Outgoing):
         connection.proceed()
         return connection.engine.admit()
 
+    cdef str purpose(self):
+        cdef Request request = self.request
+        cdef str age = ""
+        if request is None:
+            return ""
+        if self.call.seen.begun_ns:
+            age = f", for {(now_ns() - self.call.seen.begun_ns) / 1e9:.3f} s"
+        return (f"{request.method} {request.path}, route {request.plan.template.decode()}, "
+                f"id {request.id}{age}")
+
+    cdef int task_holds(self, bint holds) except -1:
+        if self.connection.engine.observer is not None:
+            self.connection.engine.observer.hold(self.call.seen.number if holds else 0)
+        return 0
+
     cdef int open(self, bytes media_type) except -1:
         return self.connection.open_body(self, media_type)
 
     cdef int abandon(self, object error) except -1:
         # Nobody is there to answer; a mistake of the handler's is still reported.
         cdef AnsweringConnection connection = self.connection
+        connection.observe_end(self, self.request, &self.call, GONE, 0)
         if error is not None and not isinstance(error, (CancelledError, ClientDisconnect, HTTPError)):
             connection.engine.report(self.request, error)
         if not self.done and connection.stage != STAGE_LOST:
@@ -90,6 +114,7 @@ cdef class Exchange(Outgoing):
         if self.task is not None:
             self.task.cancel()
             return 0
+        self.connection.observe_end(self, self.request, &self.call, GONE, 0)
         return self.let_go()
 
     cdef int let_go(self) except -1:
@@ -221,6 +246,9 @@ cdef class AnsweringConnection(ServedConnection):
         except Exception as error:
             out.size = mark
             return self.fail(error, exchange, request, call)
+        if call.seen.begun_ns:
+            self.observe_end(exchange, request, call, self.engine.serializer.status,
+                             0 if call.head_only else self.engine.serializer.body_size)
         return self.deliver(exchange, mark, large, persistence == PERSIST_NOT)
 
     cdef int prepare(self, ConditionalResponse response, Exchange exchange, Request request,
@@ -242,6 +270,9 @@ cdef class AnsweringConnection(ServedConnection):
         cdef Py_ssize_t mark = out.size
         cdef Persistence persistence = self.persistence(exchange, call)
         self.engine.serializer.add_plain(out, status, detail, field, call.head_only, persistence)
+        if call.seen.begun_ns:
+            self.observe_end(exchange, None, call, status,
+                             0 if call.head_only else self.engine.serializer.body_size)
         return self.deliver(exchange, mark, None, persistence == PERSIST_NOT)
 
     cdef int answer_later(self, Response response, Exchange exchange, Request request,
@@ -311,6 +342,9 @@ cdef class AnsweringConnection(ServedConnection):
         self.engine.serializer.add_open_head(
             self.engine.out, response, length, media_type, call.head_only, &persistence)
         exchange.opened = True
+        if call.seen.begun_ns:
+            call.seen.status = self.engine.serializer.status
+            call.seen.answered_ns = now_ns()
         exchange.ends = persistence == PERSIST_NOT
         if exchange.ends:
             self.closing = True
@@ -327,6 +361,9 @@ cdef class AnsweringConnection(ServedConnection):
         if error is not None and exchange.opened and not isinstance(
                 error, (CancelledError, ClientDisconnect)):
             self.engine.report(exchange.request, error)
+        if exchange.opened or exchange.done or self.stage == STAGE_LOST:
+            self.observe_end(exchange, exchange.request, &exchange.call,
+                             exchange.call.seen.status or GONE, exchange.sent)
         exchange.let_go()
         if self.stage == STAGE_LOST or exchange.done:
             return 0
@@ -354,6 +391,7 @@ cdef class AnsweringConnection(ServedConnection):
         if exchange is self.first:
             # Both may be None: then nothing stands in its way, and nothing behind it.
             if large is not None:
+                self.engine.bytes_out += out.size + PyBytes_GET_SIZE(large)
                 self.channel.write_pair(out.data, out.size, large)
                 out.size = 0
             if exchange is None:
@@ -380,6 +418,7 @@ cdef class AnsweringConnection(ServedConnection):
         exchange.call = call[0]
         exchange.call.data = NULL       # of the read that is at hand, and gone soon
         exchange.call.params = NULL
+        exchange.call.seen.head = PyBytes_AS_STRING(request.head)
         self.enqueue(exchange)
         return exchange
 
@@ -458,6 +497,7 @@ cdef class AnsweringConnection(ServedConnection):
                 if exchange.due <= now:
                     exchange.due = 0
                     exchange.timed_out = True
+                    self.engine.expired[7] += 1
                     self.engine.complain(self, "its handler is ended: it took too long")
                     exchange.task.cancel()
                 else:
@@ -477,8 +517,27 @@ cdef class AnsweringConnection(ServedConnection):
             wheel.sooner(self, exchange.due)
         return 0
 
+    cdef int observe_end(self, Exchange exchange, Request request, Call* call, int status,
+                         int64_t body_bytes) except -1:
+        cdef Observed* seen = &call.seen
+        cdef bytes client
+        if seen.begun_ns == 0:
+            return 0
+        if exchange is not None and request is None:
+            request = exchange.request
+        if self.forwarded is not None and self.engine.observer.journal is not None:
+            if request is None and call.data != NULL and call.plan != NULL:
+                request = self.make_request(call, None, False)
+            if request is not None:
+                client = client_name(request.client)
+                seen.client = <PyObject*>client
+        self.engine.observer.end(seen, status, body_bytes)
+        seen.begun_ns = 0
+        return 0
+
     cdef int flush(self) except -1:
         cdef Buffer out = self.engine.out
+        self.engine.bytes_out += out.size
         if out.size and self.channel is not None:
             self.channel.write(out.data, out.size)
         out.size = 0

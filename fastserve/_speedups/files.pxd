@@ -7,7 +7,8 @@
 from libc.stdint cimport int64_t, uint64_t
 
 from fastserve._speedups.conditions cimport Conditions
-from fastserve._speedups.messages cimport Request, Response
+from fastserve._speedups.messages cimport Request
+from fastserve._speedups.responses cimport Response
 
 cpdef enum:
     READ_BYTES = 64 * 1024          # a file up to this size is read, and sent with its head

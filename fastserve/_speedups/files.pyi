@@ -1,8 +1,9 @@
 from collections.abc import Callable
 from typing import Any
 
-from fastserve._speedups.messages import Request, Response
+from fastserve._speedups.messages import Request
 from fastserve._speedups.multidict import MutableHeaders
+from fastserve._speedups.responses import Response
 
 class OpenFile:
     """An open file or directory; close it with release()."""

@@ -17,8 +17,8 @@ from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from fastserve._speedups.conditions cimport (
     Conditions, precondition, read_conditions, selected_ranges, coding_weight)
-from fastserve._speedups.messages cimport (
-    FileSpan, PartsResponse, Request, Response)
+from fastserve._speedups.messages cimport Request
+from fastserve._speedups.responses cimport FileSpan, PartsResponse, Response
 from fastserve._speedups.multidict cimport MutableHeaders
 from fastserve._speedups.head cimport METHOD_GET, METHOD_HEAD
 from fastserve._speedups.system cimport (

@@ -1,4 +1,4 @@
-# What a handler receives and returns.
+# What a handler receives.
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 
@@ -18,6 +18,7 @@ cdef class Connection(Protocol):
     cdef int want_body(self, Request request) except -1     # 100-continue, and reading goes on
     cdef int body_taken(self, Request request) except -1    # there is room for more
     cdef int send_interim(self, Request request, bytes message) except -1   # a 1xx, in its turn
+    cdef str name_of(self, Request request)     # see Request.id
 
 cdef enum:
     BODY_HIGH = 160 * 1024      # of a body nobody takes: reading pauses from here on; more than one
@@ -68,6 +69,8 @@ cdef class Request:
     cdef uint8_t method_id
     cdef uint8_t minor_version
     cdef int64_t content_length # -1: not known
+    cdef int64_t number         # of its worker's requests
+    cdef str own_id             # None until asked for
     cdef readonly Py_ssize_t max_body_bytes     # of body(), json() and form()
     cdef Py_ssize_t max_stream_bytes            # of stream() and parts(); -1: none
     cdef Body arriving          # None: no body, or all of it is in `content`
@@ -99,37 +102,4 @@ cdef class BodyStream:
 
 cdef BodyStream body_stream(Request request, Py_ssize_t limit)
 
-cdef class Response:
-    cdef public int status
-    cdef public bytes body
-    cdef MutableHeaders own_headers     # None while there are none
-    cdef bytes media_type               # encoded and checked; None: no Content-Type
-
-cdef class StreamingResponse(Response):
-    # A body that is sent as it is made.
-    cdef readonly object source     # an iterable or async iterable of bytes or str
-    cdef readonly int64_t length    # of the body in bytes; -1: not known
-    cdef readonly object trailers   # None, or what makes the trailer fields when the body ended
-    cdef bint waits_for_first       # the first piece tells the media type; until then no head
-
-cdef class ConditionalResponse(Response):
-    # Decided by the request that it answers: preconditions, ranges, codings.
-    # Returns the Response to send, or an awaitable of it; may raise HTTPError.
-    cpdef object prepare(self, Request request)
-
-cdef class FileSpan:
-    # A part of an open file.
-    cdef readonly int fd            # its owner's, open until PartsResponse.on_close is called
-    cdef readonly int64_t offset
-    cdef readonly int64_t size
-
-cdef class PartsResponse(Response):
-    # A body of known length in parts, some of them in files; `body` is not looked at.
-    cdef readonly list parts        # of bytes and FileSpan, in order
-    cdef readonly int64_t length
-    cdef readonly object on_close   # None, or called once: when all is sent, or given up
-
-# What a handler returned, as a Response. Raises TypeError or ValueError for what is none.
-cdef Response to_response(object value)
-cdef bytes dump_json(object value)
-cpdef int load_orjson() except -1
+cpdef int load_decoder() except -1

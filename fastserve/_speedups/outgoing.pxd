@@ -7,7 +7,7 @@
 from libc.stdint cimport int64_t
 
 from fastserve._speedups.channel cimport Channel
-from fastserve._speedups.messages cimport FileSpan, PartsResponse, StreamingResponse
+from fastserve._speedups.responses cimport FileSpan, PartsResponse, StreamingResponse
 from fastserve._speedups.task cimport TaskOwner
 
 cdef enum Framing:
@@ -19,6 +19,7 @@ cdef class Outgoing(TaskOwner):
     cdef Channel channel
     cdef object loop
     cdef object waiter              # of the writer, while it waits for room
+    cdef int64_t sent               # of the body
     cdef int64_t left               # FRAMED_BY_LENGTH: bytes still to come
     cdef Py_ssize_t turn_left       # bytes until others get their turn
     cdef Framing framing

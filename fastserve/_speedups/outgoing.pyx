@@ -7,7 +7,7 @@ from libc.stdint cimport int64_t
 from libc.string cimport memcpy
 
 from fastserve._speedups.channel cimport Channel
-from fastserve._speedups.messages cimport FileSpan, PartsResponse, StreamingResponse
+from fastserve._speedups.responses cimport FileSpan, PartsResponse, StreamingResponse
 from fastserve._speedups.multidict cimport MutableHeaders, mutable_headers
 
 cdef enum:
@@ -40,6 +40,7 @@ cdef class Outgoing(TaskOwner):
                                  "bytes at least")
             self.left -= size
         self.turn_left -= size + PIECE_COST
+        self.sent += size
         return 0
 
     cdef int write(self, bytes piece) except -1:

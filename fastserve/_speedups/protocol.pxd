@@ -10,10 +10,11 @@ from libc.stdint cimport int64_t
 from fastserve._speedups.buffer cimport Buffer
 from fastserve._speedups.chunks cimport Chunks
 from fastserve._speedups.engine cimport Engine
-from fastserve._speedups.exchange cimport AnsweringConnection
+from fastserve._speedups.exchange cimport AnsweringConnection, Call
 from fastserve._speedups.head cimport FieldMemo, Head
 from fastserve._speedups.messages cimport Request
 from fastserve._speedups.parser cimport Parser
+from fastserve._speedups.plan cimport Plan
 
 cdef class HttpProtocol(AnsweringConnection):
     cdef Parser parser
@@ -36,6 +37,8 @@ cdef class HttpProtocol(AnsweringConnection):
     cdef Py_ssize_t take_body(self, const char* data, Py_ssize_t size) except -1
     cdef bint may_overlap(self)
     cdef Py_ssize_t dispatch(self, const char* data, Py_ssize_t size) except -1
+    cdef int name_client(self) except -1
+    cdef int observe(self, Call* call, const char* data, Plan plan) except -1
     cdef int make_room_for_memo(self) except -1
     cdef int begin_chunks(self) except -1
     cdef int refuse(self, int status) except -1

@@ -14,10 +14,13 @@ from fastserve._speedups.deadlines cimport (
     WAIT_BODY, WAIT_FIRST, WAIT_HEAD, WAIT_IDLE, WAIT_LINGER, WAIT_NOTHING, WAIT_OUTPUT, Wait)
 from fastserve._speedups.engine cimport OUT_HIGH, Engine
 from fastserve._speedups.exchange cimport (
-    STAGE_CHUNKED, STAGE_HEAD, STAGE_LENGTH, STAGE_LINGER, STAGE_LOST, AnsweringConnection, Call)
+    STAGE_CHUNKED, STAGE_HEAD, STAGE_LENGTH, STAGE_LINGER, STAGE_LOST, AnsweringConnection, Call,
+    client_name)
 from fastserve._speedups.head cimport (
     MAX_MEMO_BYTES, METHOD_GET, METHOD_HEAD, METHOD_OPTIONS, METHOD_TRACE, FieldMemo, Head)
 from fastserve._speedups.messages cimport Body, Request
+from fastserve._speedups.observed cimport Observed
+from fastserve._speedups.observer cimport Observer
 from fastserve._speedups.plan cimport Plan
 from fastserve._speedups.router cimport (
     MATCH_FOUND, MATCH_MALFORMED, Params, PathEntry, release_params)
@@ -97,6 +100,7 @@ cdef class HttpProtocol(AnsweringConnection):
         return self.begin()
 
     cdef int receive(self, const char* data, Py_ssize_t size) except -1:
+        self.engine.bytes_in += size
         if self.stage == STAGE_LINGER:
             self.discard_left -= size
             if self.discard_left < 0:
@@ -130,6 +134,8 @@ cdef class HttpProtocol(AnsweringConnection):
         cdef bint alone = not self.engine.runner.entered
         if alone:
             self.engine.runner.enter()
+            if self.engine.observer is not None:
+                self.engine.observer.begin_turn()
         self.working = True
         try:
             consumed = self.advance(data, size)
@@ -140,6 +146,8 @@ cdef class HttpProtocol(AnsweringConnection):
             self.working = False
             if alone:
                 self.engine.runner.leave()
+                if self.engine.observer is not None:
+                    self.engine.observer.end_turn()
         if self.stage == STAGE_LOST:
             self.engine.out.size = 0
             return 0
@@ -275,6 +283,8 @@ cdef class HttpProtocol(AnsweringConnection):
         if not call.keep_alive:
             self.closing = True
         engine.requests_total += 1
+        call.seen.number = engine.requests_total
+        call.seen.begun_ns = 0
         params.count = 0
 
         if data[head.target_start] == c'*':
@@ -307,11 +317,14 @@ cdef class HttpProtocol(AnsweringConnection):
             release_params(&params)
             if not self.shed and engine.enqueue(self):
                 engine.requests_total -= 1
+                if engine.observer is not None:
+                    self.waits_since_ns = engine.observer.now
                 self.head_size = self.whole_head
                 if call.keep_alive:
                     self.closing = False
                 return 0
             self.shed = False
+            engine.shed_total += 1
             plan, status, field = None, 503, engine.retry_after
 
         # The body: whole and at hand, or still to come.
@@ -337,6 +350,8 @@ cdef class HttpProtocol(AnsweringConnection):
                 self.stage = STAGE_LENGTH
                 self.body_left = head.content_length
 
+        if engine.observer is not None:
+            self.observe(&call, data, plan)
         if plan is None:
             self.answer_plain(status, None, field, None, &call)
         else:
@@ -347,8 +362,36 @@ cdef class HttpProtocol(AnsweringConnection):
                 self.run(plan, &call, content, arriving)
             finally:
                 release_params(&params)
+                if engine.observer is not None:
+                    engine.observer.hold(0)
         memset(head, 0, sizeof(Head))
         return consumed
+
+    cdef int observe(self, Call* call, const char* data, Plan plan) except -1:
+        cdef Observer observer = self.engine.observer
+        cdef Observed* seen = &call.seen
+        cdef Head* head = &self.head
+        seen.answered_ns = 0
+        seen.status = 0
+        seen.body_bytes = 0
+        seen.refused = False
+        seen.method = head.method
+        seen.minor_version = head.minor_version
+        seen.head = data
+        seen.head_size = <uint32_t>self.whole_head
+        seen.method_start = head.method_start
+        seen.method_size = head.method_size
+        seen.target_start = head.target_start
+        seen.target_size = head.target_size
+        seen.fields_start = head.fields_start
+        seen.plan = <PyObject*>plan if plan is not None else NULL
+        self.name_client()
+        seen.client = <PyObject*>self.client
+        observer.begin(seen)
+        if self.waits_since_ns:
+            seen.begun_ns = self.waits_since_ns
+            self.waits_since_ns = 0
+        return observer.hold(seen.number)
 
     cdef int make_room_for_memo(self) except -1:
         # A second request comes: the first one's fields would fit, and so may these.
@@ -392,6 +435,7 @@ cdef class HttpProtocol(AnsweringConnection):
         request.fields_start = head.fields_start
         request.method_id = head.method
         request.minor_version = head.minor_version
+        request.number = call.seen.number
         request.content_length = head.content_length
         request.max_body_bytes = (
             self.engine.max_body_bytes if plan.max_body_bytes < 0 else plan.max_body_bytes)
@@ -427,6 +471,11 @@ cdef class HttpProtocol(AnsweringConnection):
         cdef Call call
         memset(&call, 0, sizeof(Call))
         call.minor_version = 1
+        if self.engine.observer is not None:
+            call.seen.begun_ns = self.engine.observer.now
+            call.seen.refused = True
+            self.name_client()
+            call.seen.client = <PyObject*>self.client
         self.unread = True
         self.closing = True
         return self.answer_plain(status, None, None, None, &call)
@@ -527,6 +576,7 @@ cdef class HttpProtocol(AnsweringConnection):
             self.channel.read_arrived()
             if self.since != since or self.waits_for() != wait:
                 return 0
+        self.engine.expired[<int>wait] += 1
         self.engine.complain(self, REASONS[<int>wait])
         if wait == WAIT_OUTPUT:
             return self.channel.reset()
@@ -562,6 +612,24 @@ cdef class HttpProtocol(AnsweringConnection):
             self.update_reading()
         return 0
 
+    cdef int name_client(self) except -1:
+        # Whoever connected; a trusted proxy says more with each request.
+        if self.client is None:
+            peer = self.told_peer
+            if peer is None and self.channel is not None:
+                peer = self.channel.peer()
+            self.client = client_name(peer if isinstance(peer, tuple) else None)
+        return 0
+
+    cdef str name_of(self, Request request):
+        cdef Observed seen
+        seen.number = request.number
+        seen.head = PyBytes_AS_STRING(request.head)
+        seen.head_size = <uint32_t>PyBytes_GET_SIZE(request.head)
+        seen.fields_start = request.fields_start
+        self.engine.ids.name(&seen)
+        return seen.id[:seen.id_size].decode("ascii")
+
     cdef int send_interim(self, Request request, bytes message) except -1:
         # Only in the turn of its request; what is being sent already has had its interim ones.
         if self.channel is None or self.first is not None and (
@@ -592,6 +660,7 @@ cdef class HttpEngine(Engine):
     cdef Protocol make(self):
         cdef HttpProtocol protocol = HttpProtocol.__new__(HttpProtocol)
         protocol.engine = self
+        self.connections_total += 1
         protocol.deadlines = self.deadlines
         protocol.app = self.app
         protocol.loop = self.loop

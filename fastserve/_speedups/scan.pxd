@@ -189,3 +189,28 @@ cdef extern from *:
     const char* skip_target "fs_skip_target"(const char* p, const char* end) noexcept nogil
     const char* find "fs_find"(const char* p, const char* end, char byte) noexcept nogil
     bint same "fs_same"(const char* p, const char* word, size_t n) noexcept nogil
+
+cdef extern from "<strings.h>":
+    int strncasecmp(const char* a, const char* b, size_t n) noexcept nogil
+
+# The value of the first field of this name among the lines from p to end, which have been read
+# as fields already; NULL without one. `size` is that of the value, without the space around it.
+cdef inline const char* find_field(const char* p, const char* end, const char* name,
+                                   Py_ssize_t name_size, Py_ssize_t* size) noexcept nogil:
+    cdef const char* line_end
+    while p < end:
+        line_end = find(p, end, c"\n")
+        if line_end - p > name_size and p[name_size] == c":" and (
+                strncasecmp(p, name, <size_t>name_size) == 0):
+            p += name_size + 1
+            while p < line_end and (p[0] == c" " or p[0] == c"\t"):
+                p += 1
+            while line_end > p and is_space(line_end[-1]):
+                line_end -= 1
+            size[0] = line_end - p
+            return p
+        p = line_end + 1
+    return NULL
+
+cdef inline bint is_space(char byte) noexcept nogil:
+    return byte == c" " or byte == c"\t" or byte == c"\r"

@@ -7,6 +7,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport int16_t, int64_t, uint8_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset
+from posix.unistd cimport getpid
 from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, timespec
 
 from fastserve._speedups.head cimport METHOD_OTHER
@@ -22,6 +23,7 @@ cdef extern from *:
 
 cdef enum:
     SHORTEST_BIT = 13           # of bucket 1: from 8,192 ns
+    SHORTEST_LAG_NS = 1000000   # worth remembering
     NO_ROUTE = 0
     OTHER_ROUTES = 1
     WORDS_PER_ROW = ROW_BYTES >> 3
@@ -82,6 +84,7 @@ cdef class Scoreboard:
         self.recording = recording
         clock_gettime(CLOCK_REALTIME, &wall)
         self.words[AT_LAYOUT] = LAYOUT
+        self.words[AT_PID] = getpid()
         self.words[AT_SLOT] = slot
         self.words[AT_BORN_NS] = now_ns()
         self.words[AT_WALL_OFFSET_NS] = (
@@ -187,7 +190,10 @@ cdef class Scoreboard:
 
     cdef int lagged(self, int64_t lag_ns) except -1:
         # A turn of the loop was that late, or that long.
-        cdef int second = <int>(now_ns() // 1000000000 % LAG_SECONDS)
+        cdef int second
+        if lag_ns < SHORTEST_LAG_NS:
+            return 0
+        second = <int>(<uint64_t>now_ns() // 1000000000 % LAG_SECONDS)
         if self.longest_second != second:
             self.longest_second = second
             self.longest[second] = 0

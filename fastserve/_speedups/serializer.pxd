@@ -6,7 +6,7 @@
 from libc.stdint cimport int64_t
 
 from fastserve._speedups.buffer cimport Buffer
-from fastserve._speedups.messages cimport Response
+from fastserve._speedups.responses cimport Response
 
 cdef enum Persistence:
     PERSIST_SILENT = 0      # HTTP/1.1, the connection stays
@@ -23,6 +23,8 @@ cdef class Serializer:
     cdef Buffer json
     cdef Buffer octets
     cdef bytes server_line
+    cdef readonly int status        # of what was appended last
+    cdef int64_t body_size          # and of its body, sent or not; negative: not known
     cdef dict status_lines
     cdef int template(self, Buffer head, bytes media_type) except -1
 

@@ -9,7 +9,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy
 
-from fastserve._speedups.messages cimport Response, dump_json, to_response
+from fastserve._speedups.responses cimport Response, dump_json, to_response
 from fastserve._speedups.multidict cimport MutableHeaders
 
 from fastserve.errors import reason_phrase
@@ -130,6 +130,8 @@ cdef class Serializer:
     cdef bytes add_simple(self, Buffer out, Buffer template, const char* body, Py_ssize_t size,
                           object owner, bint head_only, Persistence persistence):
         cdef bint apart = size >= LARGE_BODY
+        self.status = 200
+        self.body_size = size
         out.reserve(template.size + DIGITS + LONGEST_ENDING + (0 if apart else size))
         out.put(template.data, template.size)
         put_digits(out, size)
@@ -191,6 +193,8 @@ cdef class Serializer:
         cdef bint own_type = False, own_date = False, own_server = False
         cdef int status = response.status
         cdef MutableHeaders headers = response.own_headers
+        self.status = status
+        self.body_size = size
         append_bytes(out, self.status_line(status))
         if headers is not None:
             for name, value in headers.pairs:
@@ -266,6 +270,8 @@ cdef class Serializer:
     cdef int add_plain(self, Buffer out, int status, bytes detail, str field, bint head_only,
                        Persistence persistence) except -1:
         cdef bytes line = self.status_line(status)
+        self.status = status
+        self.body_size = 0
         append_bytes(out, line)
         out.append(self.common.data, self.common.size)
         if field is not None:
@@ -275,6 +281,7 @@ cdef class Serializer:
             return 0
         if detail is None:
             detail = line[13:-2]
+        self.body_size = PyBytes_GET_SIZE(detail)
         append_bytes(out, b"Content-Type: text/plain; charset=utf-8\r\nContent-Length: ")
         out.reserve(DIGITS)
         put_digits(out, PyBytes_GET_SIZE(detail))

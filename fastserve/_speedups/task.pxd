@@ -12,6 +12,10 @@ cdef enum Outcome:
 cdef class TaskOwner:
     # Told once, from a loop callback and outside of any task, that its task ended.
     cdef int task_done(self, object task) except -1
+    # What its task is for, in words; a stranger may have written some of them.
+    cdef str purpose(self)
+    # Its task holds the loop from now on, or no longer.
+    cdef int task_holds(self, bint holds) except -1
 
 cdef class RequestTask:
     cdef object __weakref__

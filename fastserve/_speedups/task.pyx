@@ -53,6 +53,12 @@ cdef class TaskOwner:
     cdef int task_done(self, object task) except -1:
         raise NotImplementedError("a TaskOwner must define task_done")
 
+    cdef str purpose(self):
+        return ""
+
+    cdef int task_holds(self, bint holds) except -1:
+        return 0
+
 
 cdef inline int call_in_context(
         object target, object method, object function, PyObject* argument,
@@ -201,6 +207,11 @@ cdef class RequestTask:
     def get_coro(self):
         """The handler's coroutine."""
         return self.coroutine
+
+    @property
+    def purpose(self):
+        """The request, with route, id and age; empty in the handler's first step."""
+        return "" if self.owner is None else self.owner.purpose()
 
     def get_name(self):
         """The name that was set, or Request-N."""
@@ -402,7 +413,11 @@ cdef class RequestTask:
                 error = self.make_cancelled_error()
             self.must_cancel = False
         self.waiter = None
+        if self.owner is not None:
+            self.owner.task_holds(True)
         kind = fs_step(self.loop, self, self.context, self.coroutine, error, "throw", &out)
+        if self.owner is not None:
+            self.owner.task_holds(False)
         error = None    # its traceback would hold the handler's frame
         value = <object>out
         Py_XDECREF(out)
