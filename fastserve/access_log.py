@@ -277,6 +277,7 @@ class AccessLog:
     def __init__(self, journal: Journal, writer: LogWriter | None) -> None:
         self.journal = journal
         self.writer = writer
+        self._told = 0
 
     @classmethod
     def from_config(cls, config: Config) -> AccessLog | None:
@@ -298,10 +299,11 @@ class AccessLog:
                 "this user may write, - for stdout, or stderr") from None
         return cls(Journal(writer.put, format=config.access_log, **options), writer)
 
-    @property
-    def dropped(self) -> int:
-        """How many lines were lost."""
-        return 0 if self.writer is None else self.writer.dropped
+    def newly_dropped(self) -> int:
+        """How many lines were lost since this was asked before."""
+        dropped = 0 if self.writer is None else self.writer.dropped
+        new, self._told = dropped - self._told, dropped
+        return new
 
     def reopen(self) -> None:
         """Go on in the file that has the path now, after what was logged before."""

@@ -345,7 +345,7 @@ class Config:
     log_level: str = _choice("info", LOGS, LOG_LEVELS, "What to log.")
     log_format: str = _choice("text", LOGS, ("text", "json"), "How to log it.")
     log_file: str | None = _setting(
-        None, LOGS, text, "Log to this file instead of stderr; when it is moved, a new one is made.",
+        None, LOGS, text, "Log here, not to stderr; when the file is moved, a new one is made.",
         type=str, metavar="PATH")
     access_log: str = _choice("off", LOGS, ACCESS_LOGS, "A line for each request.")
     access_log_file: str = _setting(
@@ -459,19 +459,6 @@ class Config:
                 f"max_head_bytes={self.max_head_bytes}, which holds it: raise max_head_bytes too"
             )
 
-    def _check_user(self) -> None:
-        if self.group is not None and self.user is None:
-            raise ConfigError(f"group={self.group!r} without user would stay root: give user too")
-        if self.user is None:
-            return
-        if self.workers is None:
-            raise ConfigError(
-                f"user={self.user!r} is for a server with workers, whose supervisor stays what it "
-                "is: give workers too, 1 will do")
-        if self.preload:
-            raise ConfigError(
-                f"user={self.user!r} contradicts preload=True, which runs the application's "
-                "imports as root: leave one of them out")
     def _check_workers(self) -> None:
         if self.workers is None:
             for name in ("preload", "control", *OF_WORKERS):
@@ -497,6 +484,20 @@ class Config:
             raise ConfigError(
                 f"canary={self.canary} of workers={self.workers} leaves none to compare with: "
                 "take fewer, or more workers")
+
+    def _check_user(self) -> None:
+        if self.group is not None and self.user is None:
+            raise ConfigError(f"group={self.group!r} without user would stay root: give user too")
+        if self.user is None:
+            return
+        if self.workers is None:
+            raise ConfigError(
+                f"user={self.user!r} is for a server with workers, whose supervisor stays what it "
+                "is: give workers too, 1 will do")
+        if self.preload:
+            raise ConfigError(
+                f"user={self.user!r} contradicts preload=True, which runs the application's "
+                "imports as root: leave one of them out")
 
     def _check_tls(self) -> None:
         if self.ssl_certfile is None:

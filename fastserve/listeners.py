@@ -41,9 +41,9 @@ from fastserve.config import DEFAULT_HOST, DEFAULT_PORT, Config
 from fastserve.errors import ConfigError
 from fastserve.steering import steer
 
+_UNACKED = struct.Struct("@24xI")    # of struct tcp_info: for a listener, how many wait
 ACTIVATED = "activated"     # the key of what a service manager opened as it likes
 
-_UNACKED = struct.Struct("@24xI")    # of struct tcp_info: for a listener, how many wait
 _TCP = re.compile(r"(?:\[(?P<v6>[^\]]*)\]|(?P<host>[^:\[\]]+)):(?P<port>\d{1,5})")
 
 
@@ -158,6 +158,14 @@ class Group:
         """Close the listener of the last slot: any other would renumber those behind it."""
         if not self.shared and slot == len(self.listeners) - 1:
             self.listeners.pop().close()
+
+    def let_go(self) -> None:
+        """Leave the listeners to the workers: when the last closes, new connections are refused.
+
+        Files of unix sockets stay until close().
+        """
+        for listener in self.listeners:
+            listener.socket.close()
 
     def leave_file(self) -> None:
         """The file of a unix socket is another process's to remove."""

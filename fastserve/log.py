@@ -101,6 +101,17 @@ def configure(level: str, log_format: str = "text", log_file: str | None = None)
     logger.propagate = False
 
 
+def _open(path: str) -> logging.StreamHandler[Any]:
+    from logging.handlers import WatchedFileHandler  # brings pickle and more
+
+    try:
+        return WatchedFileHandler(path, encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise ConfigError(
+            f"log_file={path!r}: {error.strerror}: give a file that this user may write, or leave "
+            "it out for stderr") from None
+
+
 def reopen() -> None:
     """Open the files of all handlers anew that were moved, as who rotates logs does."""
     loggers = [logging.getLogger(), *logging.Logger.manager.loggerDict.values()]
@@ -120,12 +131,3 @@ def _is_at(number: int, path: str) -> bool:
         return os.path.samestat(os.fstat(number), os.stat(path))
     except FileNotFoundError:
         return False
-def _open(path: str) -> logging.StreamHandler[Any]:
-    from logging.handlers import WatchedFileHandler  # brings pickle and more
-
-    try:
-        return WatchedFileHandler(path, encoding="utf-8", errors="backslashreplace")
-    except OSError as error:
-        raise ConfigError(
-            f"log_file={path!r}: {error.strerror}: give a file that this user may write, or leave "
-            "it out for stderr") from None

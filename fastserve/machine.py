@@ -20,7 +20,8 @@ logger = logging.getLogger("fastserve")
 def introduce(config: Config, workers: int, groups: Sequence[Group]) -> None:
     """Log who serves where, within what limits, and what of the settings is cut."""
     where = ", ".join(group.listeners[0].label for group in groups)
-    logger.info("supervisor %d: %d workers for %s", os.getpid(), workers, where)
+    logger.info("supervisor %d: %d worker%s for %s",
+                os.getpid(), workers, "" if workers == 1 else "s", where)
     files = raise_limit()
     longest = somaxconn()
     queue = config.backlog if longest is None else min(config.backlog, longest)

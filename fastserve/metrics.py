@@ -220,7 +220,7 @@ def _of_workers(reading: Reading) -> Iterator[Metric]:
 def _of_the_server(reading: Reading) -> Iterator[Metric]:
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
 
-    from fastserve import __version__
+    import fastserve
 
     restarts = CounterMetricFamily(
         "fastserve_worker_restarts", "Workers that were replaced.", labels=["reason"])
@@ -233,7 +233,7 @@ def _of_the_server(reading: Reading) -> Iterator[Metric]:
         "fastserve_start_time_seconds", "When the server started, in seconds since 1970.",
         value=reading.started_s)
     yield InfoMetricFamily("fastserve_build", "What serves.", value={
-        "version": __version__, "python": platform.python_version()})
+        "version": fastserve.__version__, "python": platform.python_version()})
 
 
 def shown(buckets: tuple[int, ...]) -> list[tuple[str, float]]:

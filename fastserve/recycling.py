@@ -47,10 +47,14 @@ class Term:
 
 
 class Recycling:
-    """Who is due, by the settings max_requests, max_lifetime_s and max_rss_bytes."""
+    """Who is due, by the settings max_requests, max_lifetime_s and max_rss_bytes.
+
+    bounded:  whether anybody ever is
+    """
 
     def __init__(self, config: Config) -> None:
         self._config = config
+        self.bounded = bool(config.max_requests or config.max_lifetime_s or config.max_rss_bytes)
 
     def begin(self) -> Term:
         """The bounds of a worker that starts now."""

@@ -59,6 +59,7 @@ MOST_WORKERS = 512
 TURN_S = 0.25               # how often the silent are looked for
 KILL_AFTER_S = 1.0          # from the bound of a graceful stop, or a stack dump, to SIGKILL
 RETIRE_AFTER_S = 1.0        # for the handshakes that began before the steering
+KEEP_IDLE_S = 2.0           # a replaced worker, for the requests that are on their way to it
 SETTLED_S = 1.0             # who served for so long has not failed to start
 FIRST_DELAY_S, LAST_DELAY_S = 0.1, 30.0
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
@@ -221,6 +222,8 @@ class Supervisor:
         logger.info("%s: %s", why, "stopping now" if at_once else "stopping")
         self.end_reload("the server stops")
         self.succession.stop()
+        for group in self.groups:
+            group.let_go()
         if self.stop_by_s is None or at_once:
             graceful_s = self.config.drain_delay_s + self.config.graceful_timeout_s
             self.stop_by_s = time.monotonic() + KILL_AFTER_S + (0 if at_once else graceful_s)
@@ -266,6 +269,9 @@ class Supervisor:
                 logger.info("reloaded")
             self.reloading.end(error)
             self.held = bool(error) and self.reloading.trial is not None
+            if self.held:
+                logger.warning("the new code is still on disk, and a worker that dies comes back "
+                               "with it: put the old code back, or reload with better")
             self.reloading = None
             for slot in self.slots:
                 self.restore(slot)
@@ -322,8 +328,8 @@ class Supervisor:
         self.stop_by_s = time.monotonic() + RETIRE_AFTER_S + self.config.graceful_timeout_s \
             + KILL_AFTER_S
         for child in self.children():
-            self.dismiss(
-                child, self.stop_by_s, delay_s=0 if child in self.leaving else RETIRE_AFTER_S)
+            delay_s = 0 if child in self.leaving else RETIRE_AFTER_S
+            self.dismiss(child, self.stop_by_s, delay_s=delay_s, keep_idle_s=KEEP_IDLE_S)
 
     # Keeping the slots.
 
@@ -410,9 +416,7 @@ class Supervisor:
     def park(self, slot: Slot, child: Child) -> None:
         """A predecessor stands by: it accepts nothing, and answers who it has."""
         slot.parked = child
-        for other in self.slots:
-            if other.cover is child:
-                self.uncover(other)
+        self.stop_covering(child)
         child.orders.send({"order": "park"})
 
     def restore(self, slot: Slot) -> None:
@@ -428,7 +432,8 @@ class Supervisor:
 
     def go_on_recycling(self) -> None:
         """A successor for who has served for long enough; the next one when that one has gone."""
-        if self.reloading is not None or self.held or self.recycled in self.leaving \
+        if not self.recycling.bounded or self.held or self.reloading is not None \
+                or self.recycled in self.leaving \
                 or any(slot.successor is not None for slot in self.slots):
             return
         now = time.monotonic()
@@ -466,6 +471,12 @@ class Supervisor:
         if slot.cover is not None:
             slot.cover.orders.send({"order": "release", "slot": slot.index})
             slot.cover = None
+
+    def stop_covering(self, child: Child) -> None:
+        """It accepts no more: another neighbour is to."""
+        for slot in self.slots:
+            if slot.cover is child:
+                self.uncover(slot)
 
     def steer(self) -> None:
         """New connections go to the slots that serve."""
@@ -598,15 +609,19 @@ class Supervisor:
     def retire_child(self, child: Child) -> None:
         """Others serve in its place: it need not go on accepting."""
         self.leaving.add(child)
-        self.dismiss(child, time.monotonic() + self.config.graceful_timeout_s + KILL_AFTER_S)
+        self.stop_covering(child)
+        kill_at_s = time.monotonic() + self.config.graceful_timeout_s + KILL_AFTER_S
+        self.dismiss(child, kill_at_s, keep_idle_s=KEEP_IDLE_S)
 
     def dismiss(
-        self, child: Child, kill_at_s: float, *, at_once: bool = False, delay_s: float = 0
+        self, child: Child, kill_at_s: float, *, at_once: bool = False, delay_s: float = 0,
+        keep_idle_s: float = 0,
     ) -> None:
         """Tell a worker to end, how long it accepts until then, and when it must have."""
         child.dismissed = True
         child.kill_at_s = kill_at_s if child.kill_at_s is None else min(child.kill_at_s, kill_at_s)
-        child.orders.send({"order": "stop", "at_once": at_once, "drain_delay_s": delay_s})
+        child.orders.send({"order": "stop", "at_once": at_once, "drain_delay_s": delay_s,
+                           "keep_idle_s": keep_idle_s})
 
     def reap(self) -> None:
         """Learn who has ended. Orphans that this process inherits as PID 1 are buried too."""

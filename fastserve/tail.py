@@ -24,6 +24,7 @@ from fastserve.watching import (
     duration_s,
     forget_output,
     printable,
+    reader_left,
     shown_bytes,
     shown_s,
 )
@@ -195,7 +196,7 @@ def _follow(
 ) -> Iterator[str]:
     watched = Watched(control)
     follower = Follower(last)
-    while True:
+    while not reader_left():
         ended, missed = follower.look(watched.all_requests(), wanted.wants)
         yield from map(show, ended)
         for pid, count in missed.items():

@@ -320,13 +320,13 @@ class Screen:
     def draw(self, shown: Frame, sort: str) -> None:
         """Show it, as much as there is room for."""
         columns, rows = shutil.get_terminal_size()
-        lines = lines_of(shown, sort=sort)[:max(rows - 1, 1)]
+        lines = lines_of(shown, sort=sort)[:rows - 1]
         lines += [""] * (rows - 1 - len(lines))
         lines.append("q quit   s sort the routes")
         headings = ("SLOT".rjust(4), "REQ/S")
         cut = [
-            _bold(line[:columns], line.lstrip().startswith(headings)) for line in lines[:rows]]
-        sys.stdout.write(HOME + f"{CLEAR_LINE}\r\n".join(cut) + CLEAR_LINE + CLEAR_REST)
+            _bold(line[:columns], line.lstrip().startswith(headings)) for line in lines]
+        sys.stdout.write(HOME + f"{CLEAR_LINE}\n".join(cut) + CLEAR_LINE + CLEAR_REST)
         sys.stdout.flush()
 
     def wait(self, seconds: float) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import time
 
 from fastserve.control import ask_for_board
@@ -58,6 +59,13 @@ class Watched:
             os.close(self._fd)
             self._fd = fd
             self._asked_s = time.monotonic()
+
+
+def reader_left() -> bool:
+    """Whether nobody can read what we print any more: the other end of a pipe is closed."""
+    poll = select.poll()
+    poll.register(1, 0)
+    return bool(poll.poll(0))   # POLLERR and POLLHUP are always told
 
 
 def forget_output() -> None:

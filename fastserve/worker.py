@@ -169,6 +169,7 @@ class Worker:
         self.access_log = AccessLog.from_config(config)
         self.adopted: dict[int, list[socket.socket]] = {}   # slot -> its listeners
         self.drain_delay_s = config.drain_delay_s
+        self.keep_idle_s = 0.0      # how long idle connections may still bring a last request
         self.signals = 0
         self.due_s = 0.0        # of the next tick, on the loop's clock
         self.started = False
@@ -321,6 +322,7 @@ class Worker:
             order = message["order"]
             if order == "stop":
                 self.drain_delay_s = message["drain_delay_s"]
+                self.keep_idle_s = message["keep_idle_s"]
                 self._stop(at_once=message["at_once"])
             elif order == "drain":
                 engine.draining = True
@@ -368,10 +370,11 @@ class Worker:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self.hurry.wait(), self.drain_delay_s)
         deadline = loop.time() + self.config.graceful_timeout_s
-        await outside_of_tasks(loop, _stop_accepting, engine, entrance)
-        if self.link is not None:
-            for sock in self._listening_sockets():
-                sock.close()    # the supervisor holds its own; without one the port is free
+        await outside_of_tasks(loop, self._stop_accepting, engine, entrance)
+        keep_until_s = min(loop.time() + self.keep_idle_s, deadline)
+        while engine.connections and loop.time() < keep_until_s and not self.hurry.is_set():
+            await asyncio.sleep(DRAIN_POLL_S)
+        await outside_of_tasks(loop, engine.drain)
         while engine.connections or engine.requests_in_flight:
             if loop.time() >= deadline or self.hurry.is_set():
                 logger.warning(
@@ -431,15 +434,17 @@ class Worker:
         elif at_once:
             self.hurry.set()
 
+    def _stop_accepting(self, engine: Engine, entrance: Entrance) -> None:
+        engine.stop_listening()
+        if self.link is not None:
+            # At once: who comes in between is reset, where nobody else holds the listener.
+            for sock in self._listening_sockets():
+                sock.close()
+        entrance.close()
+
     def _listening_sockets(self) -> list[socket.socket]:
         mine = [listener.socket for listener in self.listeners]
         return mine + [sock for sockets in self.adopted.values() for sock in sockets]
-
-
-def _stop_accepting(engine: Engine, entrance: Entrance) -> None:
-    engine.stop_listening()
-    entrance.close()
-    engine.drain()
 
 
 async def outside_of_tasks(

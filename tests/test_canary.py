@@ -11,17 +11,22 @@ import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 from server_process import serve_in_process
 from test_supervisor import APP, ENVIRONMENT, Load, ask, children, until
 
-from fastserve.canary import judge
+from fastserve.canary import Trial, judge
 from fastserve.config import Config
 from fastserve.control import ask as ask_control
 from fastserve.errors import ConfigError
 from fastserve.readings import BUCKETS, LIMITS_S, Series
+from fastserve.recycling import Recycling, Term
 from fastserve.reloading import order_of
+from fastserve.slots import Child, Slot
+from fastserve.status import lines
+from fastserve.supervisor import Supervisor
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="slots are Linux's")
 
@@ -175,19 +180,22 @@ def test_good_code_is_tried_and_then_taken_everywhere(start, deploy):
     answers = []
     with Traffic(server) as load:
         asking = threading.Thread(target=lambda: answers.append(
-            ctl(server, "reload", "--canary", "1", "--canary-s", "2.5")))
+            ctl(server, "reload", "--canary", "1", "--canary-s", "4")))
         asking.start()
         until(lambda: status(server)["state"] == "canary")
         until(lambda: (status(server).get("canary") or {"left_s": None})["left_s"] is not None)
         trying = status(server)
-        shown = ctl(server, "status").stdout
+        served = {ask(server)[1]["pid"] for _ in range(12)}
+        assert status(server)["state"] == "canary"
         asking.join()
     assert load.failed == []
     assert load.statuses == {200}
     assert trying["slots"][0]["parked"] == before[0]
     assert [slot["pid"] for slot in trying["slots"]][1:] == before[1:]
+    assert before[0] not in served      # it accepts nothing
     assert trying["canary"]["slots"] == [0]
-    assert "canary in slots 0" in shown
+    assert f"parked {before[0]}" in "\n".join(lines(trying))
+    assert "canary in slots 0" in "\n".join(lines(trying))
     assert answers[0].returncode == 0, answers[0].stderr
     assert re.search(r"canary: [\d,]+ answers, 0 of them 5xx", answers[0].stdout)
     assert not set(before) & set(workers(server))
@@ -242,7 +250,11 @@ def test_connections_of_the_predecessor_are_served_while_it_stands_by(start, dep
     while len(clients) < 2:
         client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
         client.request("GET", "/")
-        clients[re.search(rb'"pid":(\d+)', client.getresponse().read())[1]] = client
+        pid = re.search(rb'"pid":(\d+)', client.getresponse().read())[1]
+        if pid in clients:
+            client.close()
+        else:
+            clients[pid] = client
     mine = clients[str(before[0]).encode()]
 
     def version():
@@ -264,6 +276,102 @@ def test_connections_of_the_predecessor_are_served_while_it_stands_by(start, dep
     until(lambda: before[0] in {ask(server)[1]["pid"] for _ in range(10)})
     for client in clients.values():
         client.close()
+
+
+class Told:
+    """The talk with a worker that is none."""
+
+    def __init__(self) -> None:
+        self.orders: list[str] = []
+
+    def send(self, message, sockets=()):
+        self.orders.append(message["order"])
+
+
+@pytest.fixture
+def supervisor():
+    """One that has two slots, with nobody behind their workers."""
+    found = Supervisor(lambda *parts: 0, Config(workers=2, canary=1), [], 2, reloads=True)
+    for index in range(2):
+        slot = Slot(index)
+        slot.child = Child(
+            2**22 + index, slot, Told(), found.beats.take(), found.board.take(), Term(0, 0, 0),
+            time.monotonic(), ready=True)
+        found.slots.append(slot)
+    yield found
+    found.board.close()
+    os.close(found.wake)
+    os.close(found._waker)
+
+
+@linux
+@pytest.mark.parametrize(
+    "how", ["park", "leave"], ids=["stands by", "is told to end"])
+def test_who_accepts_no_more_covers_for_nobody(supervisor, how):
+    """Another neighbour is to accept for the slot that nobody serves."""
+    first, second = supervisor.slots
+    child, first.successor = first.child, None
+    second.cover = child
+    getattr(supervisor, how)(first, child)
+    assert second.cover is None
+    assert child.orders.orders == ["release", "park" if how == "park" else "stop"]
+
+
+@linux
+def test_who_was_told_to_end_is_not_ready_any_more(supervisor):
+    """Its word was on the way when it was told: the bound that it was given stays."""
+    (slot, _) = supervisor.slots
+    child = slot.child
+    supervisor.leave(slot, child)
+    kill_at_s = child.kill_at_s
+    supervisor.on_ready(child)
+    assert kill_at_s is not None
+    assert child.kill_at_s == kill_at_s
+    assert slot.child is None
+
+
+@linux
+def test_nobody_is_recycled_while_the_new_code_is_tried(supervisor, monkeypatch):
+    """It would be with the new code, among those that it is compared with."""
+    started = []
+    monkeypatch.setattr(
+        supervisor, "start", lambda slot, reason: started.append((slot.index, reason)))
+    supervisor.recycling = Recycling(Config(workers=2, max_lifetime_s=1))
+    for slot in supervisor.slots:
+        slot.child.term.lifetime_s = 1e-9
+    assert supervisor.reload() == ""
+    supervisor.reloading.trial.left.clear()
+    supervisor.go_on_recycling()
+    assert started == []
+    supervisor.end_reload()
+    supervisor.go_on_recycling()
+    assert started == [(0, "max_lifetime")]
+
+
+@linux
+def test_a_sibling_that_was_replaced_is_compared_no_more(supervisor, monkeypatch):
+    """What took its place has the new code, and perhaps its block of the board."""
+    answered = {supervisor.slots[1].child.block: series(10)}
+    monkeypatch.setattr(supervisor.board, "worker", lambda block: SimpleNamespace(
+        total=lambda: answered.get(block, series())))
+    trial = Trial(supervisor.slots[:1], 5.0, supervisor.slots[1:], supervisor.board)
+    sibling = supervisor.slots[1].child
+    answered[sibling.block] = series(30)
+    assert trial.counts()[1].count == 20
+    answered[sibling.block] = series(3)
+    supervisor.slots[1].child = None
+    assert trial.counts()[1].count == 0
+
+
+@linux
+def test_workers_that_rested_have_nobody_to_be_compared_with(supervisor):
+    """A reload starts them, and tries nothing."""
+    for slot in supervisor.slots:
+        slot.child = None
+    assert "leaves no worker" in supervisor.reload()
+    supervisor.resting = True
+    assert supervisor.reload() == ""
+    assert supervisor.reloading.trial is None
 
 
 @linux

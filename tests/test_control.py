@@ -15,6 +15,9 @@ import pytest
 from server_process import serve_in_process
 
 import fastserve
+from fastserve.control import ask_for_board
+from fastserve.errors import ConfigError
+from fastserve.shm import read_board
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="slots are Linux's")
 
@@ -72,6 +75,28 @@ def test_status_tells_what_there_is(server, tmp_path):
     shown = ctl(tmp_path, "status")
     assert shown.returncode == 0
     assert f"slot 1: serving, worker {found['slots'][1]['pid']}" in shown.stdout
+
+
+def test_the_board_is_given_to_read_and_not_to_write(server, tmp_path):
+    """A descriptor comes with the answer; what the workers count is in it, and stays theirs."""
+    path = str(tmp_path / "control.sock")
+    fd = ask_for_board(path)
+    try:
+        assert not os.get_inheritable(fd)
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.pwrite(fd, b"x", 0)
+        reading = read_board(fd)
+        assert reading.pid == server.process.pid
+        assert [worker.pid for worker in sorted(reading.workers, key=lambda each: each.slot)] == [
+            slot["pid"] for slot in status(tmp_path)["slots"]]
+        ctl(tmp_path, "scale", "3")
+        assert len(read_board(fd).workers) == 3
+    finally:
+        os.close(fd)
+    for _ in range(50):
+        os.close(ask_for_board(path))
+    with pytest.raises(ConfigError, match="nowhere.sock"):
+        ask_for_board(str(tmp_path / "nowhere.sock"))
 
 
 def test_reload_answers_when_the_new_workers_serve(server, tmp_path):

@@ -19,7 +19,9 @@ from wire_cases import tomllib
 from fastserve.cli import config, ctl, run
 from fastserve.config import LIMITS, TIMES, Config
 from fastserve.files import StaticOptions
+from fastserve.tail import tail
 from fastserve.testing import TestClient
+from fastserve.top import top
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -55,6 +57,7 @@ ASKED = {
         ("POST", "/logs", {"content-encoding": "gzip"}, b"no gzip", 400, None),
         ("POST", "/logs", {}, b"plain", 200, b"5"),
     ],
+    "metrics.md": [("GET", "/app-metrics", {}, b"", 200, b"")],
     "streaming.md": [
         ("GET", "/numbers", {}, b"", 200, b"0\n1\n2\n"),
         ("GET", "/events", {}, b"", 200, EVENTS),
@@ -82,6 +85,7 @@ def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(data)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
     if code:
         names: dict[str, object] = {}
         exec(compile(code, str(page), "exec"), names)
@@ -134,7 +138,7 @@ def test_every_limit_is_on_its_page():
 def test_the_flags_of_a_page_exist(page):
     """What stands alone between backticks and begins with dashes, or with `fastserve run`."""
     known = {"--help", *OTHER_FLAGS}
-    for parameter in (*run.params, *ctl.params, *config.params):
+    for parameter in (*run.params, *ctl.params, *config.params, *top.params, *tail.params):
         known |= {*parameter.opts, *parameter.secondary_opts}
     text = FENCED.sub("", page.read_text())
     for code in re.findall(r"`(--[^`]*|fastserve run [^`]*)`", text):

@@ -91,6 +91,16 @@ def ask(server, path="/", timeout_s=10):
         client.close()
 
 
+def asked(client):
+    """The answer to one more request on a connection; read_pid is who gave it."""
+    import json
+
+    client.request("GET", "/")
+    answer = client.getresponse()
+    answer.read_pid = json.loads(answer.read())["pid"]
+    return answer
+
+
 def pids(server, requests=40):
     """The workers that answer."""
     return {ask(server)[1]["pid"] for _ in range(requests)}
@@ -411,6 +421,30 @@ def test_a_unix_socket_is_shared(start, tmp_path):
     assert not path.exists()
 
 
+def test_who_comes_while_it_ends_is_refused(start):
+    """And does not wait in the queue of a listener, to be reset when the last answer is out."""
+    server = start("--workers", "2")
+    with socket.create_connection(("127.0.0.1", server.port), 10) as slow:
+        slow.sendall(b"GET /slow/3 HTTP/1.1\r\nHost: a\r\n\r\n")
+        time.sleep(0.3)
+        server.process.terminate()
+
+        def refused():
+            try:
+                socket.create_connection(("127.0.0.1", server.port), 10).close()
+            except ConnectionRefusedError:
+                return True
+            return False
+
+        until(refused)
+        slow.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            slow.recv(1000)     # is still under way
+        slow.settimeout(10)
+        assert slow.recv(1000).startswith(b"HTTP/1.1 200 ")
+    assert server.process.wait(10) == 0
+
+
 def test_it_goes_on_accepting_for_as_long_as_it_was_asked(start):
     """drain_delay_s: what comes after TERM is answered, and told to come elsewhere next time."""
     server = start("--workers", "2", "--drain-delay-s", "2")
@@ -439,6 +473,21 @@ def test_a_reload_does_not_wait_for_those_who_go_on_accepting(start):
     time.sleep(3)   # longer than the graceful timeout, which begins when the delay is over
     assert ask(server)[0] == 200
     server.process.terminate()
+
+
+def test_a_kept_connection_is_told_before_it_is_closed(start):
+    """A reload: no request that is on its way meets a connection that is closed already."""
+    server = start("--workers", "2")
+    clients = [http.client.HTTPConnection("127.0.0.1", server.port, timeout=10) for _ in range(8)]
+    old = {asked(client).read_pid for client in clients}
+    assert old <= children(server.process.pid)
+    server.process.send_signal(signal.SIGHUP)
+    while clients:
+        for client in list(clients):
+            answer = asked(client)      # raises where the connection was closed
+            assert answer.read_pid in old
+            if answer.getheader("connection") == "close":
+                clients.remove(client)
 
 
 def test_an_application_that_was_imported_before_cannot_be_reloaded(start):

@@ -9,10 +9,14 @@ from typing import Any
 
 
 class Report:
-    """Prints as it goes; `failed` counts the requirements that are not met."""
+    """Prints as it goes; `failed` counts the requirements that are not met.
 
-    def __init__(self, row: str, full: bool) -> None:
+    seconds:  how long a soak is to last; None for what the form says
+    """
+
+    def __init__(self, row: str, full: bool, seconds: float | None = None) -> None:
         self.full = full
+        self.seconds = seconds
         self.failed = 0
         print(f"{row}{' (full)' if full else ' (short form)'}", flush=True)
 
@@ -50,11 +54,12 @@ def run_rows(prog: str, description: str, rows: Mapping[str, Callable[[Report], 
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows", nargs="+", choices=[*rows, "all"], metavar="ROW")
     parser.add_argument("--full", action="store_true", help="at full size, with the defaults")
+    parser.add_argument("--seconds", type=float, help="how long a soak lasts")
     given = parser.parse_args()
     failed = 0
     for name in rows if "all" in given.rows else given.rows:
         begun = time.monotonic()
-        report = Report(name, given.full)
+        report = Report(name, given.full, given.seconds)
         rows[name](report)
         failed += report.failed
         print(f"  ({time.monotonic() - begun:.1f} s)", flush=True)

@@ -1,0 +1,29 @@
+"""How a row tells what an act did, and what it requires of it."""
+
+from __future__ import annotations
+
+from tests.faults.acts import Outcome
+from tests.faults.load import HEAVY, MIXED, Kind
+from tests.faults.seen import told
+from tests.hostile.report import Report
+
+
+def load_of(report: Report) -> tuple[Kind, ...]:
+    """The mixed load, at the size of the form."""
+    return HEAVY if report.full else MIXED
+
+
+def judge(report: Report, found: Outcome, longest_s: float, but: str = "") -> None:
+    """Nothing fails but what victims had, and nobody waits for long."""
+    report.count("requests", found.seen.told())
+    if found.victims:
+        report.count("whose connections a victim had accepted", found.victims)
+    failed = sum(found.by_class.values())
+    report.require("failed, of all others", told(found.by_class), failed == 0, "none")
+    refused = found.seen.by_class["refused"]
+    if refused:
+        report.count("refused, by nobody", refused)
+    report.count("stale, which may be asked again", found.stale)
+    if not but:
+        report.measure("longest wait, s", found.seen.longest_s, found.seen.longest_s <= longest_s,
+                       f"at most {longest_s:g}")
