@@ -62,6 +62,7 @@ RETIRE_AFTER_S = 1.0        # for the handshakes that began before the steering
 KEEP_IDLE_S = 2.0           # a replaced worker, for the requests that are on their way to it
 SETTLED_S = 1.0             # who served for so long has not failed to start
 FIRST_DELAY_S, LAST_DELAY_S = 0.1, 30.0
+STREAMS = ("-", "stderr")   # access_log_file is none
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 HEARD = (
     *STOPPING, signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGWINCH,
@@ -80,9 +81,9 @@ def supervise(work: Work, config: Config, *, reloads: bool = True) -> int:
     reloads:  whether a new worker brings new code; if not, HUP is refused
     Raises ConfigError when a listener cannot be opened.
     """
+    make_logs(config)
     log.configure(config.log_level, config.log_format, config.log_file)
     workers = cpus.usable() if config.workers == "auto" else int(config.workers or 1)
-    User.from_config(config)    # may we, and is there one?
     deployment = Deployment(config, os.environ)
     try:
         deployment.open()
@@ -93,6 +94,14 @@ def supervise(work: Work, config: Config, *, reloads: bool = True) -> int:
         raise
     finally:
         deployment.close()
+
+
+def make_logs(config: Config) -> None:
+    """Let workers of another user write to the logs, which root may have to make for them."""
+    user = User.from_config(config)
+    for path in (config.log_file, config.access_log_file):
+        if user is not None and path not in (None, *STREAMS):
+            user.give(str(path))
 
 
 class Supervisor:
@@ -279,7 +288,7 @@ class Supervisor:
 
     def scale(self, workers: int) -> str:
         """Have so many workers; why that cannot be, or nothing."""
-        reason = self.succession.problem
+        reason = self.succession.problem()
         if self.stop_by_s is not None:
             reason = "the server stops"
         elif not 1 <= workers <= MOST_WORKERS:
@@ -310,6 +319,7 @@ class Supervisor:
 
     def reopen_logs(self) -> None:
         """Open the log files anew, here and in every worker: somebody has moved them."""
+        make_logs(self.config)
         log.reopen()
         logger.info("the log files are opened anew")
         for child in self.children():

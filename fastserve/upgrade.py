@@ -252,11 +252,11 @@ class Succession:
         """Whether one is being started, or ended again."""
         return self.after is not None and not self.after.over
 
-    @property
     def problem(self) -> str:
         """Why nothing can be changed now; nothing if it can."""
         if self.starts:
             return "an upgrade is under way"
+        self.forget_who_is_gone()
         if self.before is not None:
             return "the supervisor before this one has not ended yet"
         return ""
@@ -274,7 +274,7 @@ class Succession:
 
     def begin(self) -> str:
         """Start a successor; why that cannot be, or nothing."""
-        reason = self.problem or obstacle()
+        reason = self.problem() or obstacle()
         if not reason:
             owner = self.supervisor
             environ = {**os.environ, **owner.deployment.notifier.environment()}
@@ -299,12 +299,17 @@ class Succession:
                 before.tell_ready([group.key for group in self.groups()])
             if before.has_left_it_to_us():
                 self.take_over()
-        elif before is not None and before.is_gone():
-            self.before = None
+        else:
+            self.forget_who_is_gone()
         if after is not None and not after.over:
             if after.listen():
                 self.hand_on(after)
             after.watch()
+
+    def forget_who_is_gone(self) -> None:
+        """Nobody else has our listeners, once the supervisor before us has ended."""
+        if self.before is not None and self.before.is_gone():
+            self.before = None
 
     def take_over(self) -> None:
         """The supervisor before this one has left steering and files to us."""
