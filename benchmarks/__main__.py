@@ -67,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     count.add_argument("--python", default=sys.executable, help="(%(default)s)")
     count.add_argument("--requests", type=int, default=4000, help="N; 2N are run as well")
     count.add_argument("--tasks", help="passed on to the engine: direct or asyncio")
+    count.add_argument("--around", help="middleware, or tracing: api, sampled-out or recording")
     count.add_argument("--output", type=Path, help="write the counts as JSON")
     count.add_argument("--profile", type=Path, help="keep the callgrind files in this directory")
 

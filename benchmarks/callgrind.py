@@ -48,6 +48,8 @@ def _instructions(options: argparse.Namespace, case: str, requests: int) -> int:
         target = [options.python, "-m", TARGET, case, str(requests)]
         if options.tasks:
             target += ["--tasks", options.tasks]
+        if options.around:
+            target += ["--around", options.around]
         done = subprocess.run(
             [*valgrind, *target],
             capture_output=True,

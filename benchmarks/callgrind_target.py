@@ -1,6 +1,6 @@
 """What runs under callgrind: requests into the protocol, responses into a list.
 
-python -m benchmarks.callgrind_target CASE REQUESTS [--tasks direct|asyncio]
+python -m benchmarks.callgrind_target CASE REQUESTS [--tasks direct|asyncio] [--around WHAT]
 """
 
 import argparse
@@ -11,6 +11,7 @@ from typing import Any
 from benchmarks.cases import CASES
 
 WARMUP = 64
+AROUND = ("middleware", "api", "sampled-out", "recording")
 
 
 class MemoryTransport(asyncio.Transport):
@@ -56,11 +57,40 @@ def feed(protocol: Any, transport: MemoryTransport, data: bytes, times: int) -> 
         raise SystemExit(f"the connection was closed: {transport.last!r}")
 
 
+def surround(app: Any, what: str) -> None:
+    """Put a middleware around every handler: one that does nothing, or one that traces.
+
+    what:  "middleware"; or tracing with "api" and no SDK, "sampled-out", or "recording" in memory
+    """
+    if what == "middleware":
+        @app.middleware
+        async def nothing(request: Any, call_next: Any) -> Any:
+            return await call_next(request)
+
+        return
+    from fastserve.otel import instrument
+
+    if what == "api":
+        instrument(app)
+        return
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+    from opentelemetry.sdk.trace import TracerProvider, sampling
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+    sampler = sampling.ALWAYS_OFF if what == "sampled-out" else sampling.ALWAYS_ON
+    tracers = TracerProvider(sampler=sampler)
+    tracers.add_span_processor(SimpleSpanProcessor(InMemorySpanExporter()))
+    instrument(app, tracers, MeterProvider([InMemoryMetricReader()]))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("case", choices=CASES)
     parser.add_argument("requests", type=int)
     parser.add_argument("--tasks")
+    parser.add_argument("--around", choices=AROUND)
     options = parser.parse_args()
     case = CASES[options.case]
     reads = options.requests // case.depth
@@ -69,6 +99,8 @@ def main() -> None:
 
     from examples.bench import app
 
+    if options.around:
+        surround(app, options.around)
     loop = uvloop.new_event_loop()
     engine = app.build_engine(loop, **({"tasks": options.tasks} if options.tasks else {}))
     protocol = engine.protocol()

@@ -232,9 +232,21 @@ class App:
 
         Raises TypeError for anything that cannot be awaited with (request, call_next).
         """
+        return self._add_layer(len(self._layers), function)
+
+    def outermost(self, function: Function) -> Function:
+        """Put a middleware around all that are registered so far, as `middleware` takes it."""
+        return self._add_layer(0, function)
+
+    @property
+    def layers(self) -> tuple[Middleware, ...]:
+        """Every middleware, the outermost first."""
+        return tuple(self._layers)
+
+    def _add_layer(self, place: int, function: Function) -> Function:
         self._refuse_when_frozen("middleware is added")
         check(function)
-        self._layers.append(function)
+        self._layers.insert(place, function)
         return function
 
     def exception_handler(

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import platform
-import re
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -21,120 +19,21 @@ import click
 
 from fastserve.config import Config
 from fastserve.errors import ConfigError, FastserveError, ImportTargetError
-from fastserve.sources import Sourced, gather
+from fastserve.options import (
+    IMPORTING,
+    GroupedCommand,
+    GroupedOption,
+    gathered,
+    with_dev_settings,
+    with_file,
+    with_settings,
+    with_target,
+    with_target_or_none,
+    with_watching,
+)
+from fastserve.presets import DEV_DEFAULTS, NOT_IN_DEV
 from fastserve.tail import tail
 from fastserve.top import top
-
-IMPORTING = "Importing"
-A_PATH = re.compile(r"/[^:]*(?<!\.py)")     # and not the file of an application
-Command = Callable[..., Any]
-
-
-class GroupedCommand(click.Command):
-    """A command whose help lists its options by group, in the order of the settings."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """A flag with a value of its own does not take the word behind it unless that is one."""
-        alone = {
-            option.opts[0]: option.alone for option in self.params
-            if isinstance(option, GroupedOption) and option.alone is not None}
-        words = list(args)
-        for at, word in enumerate(words):
-            if word == "--":
-                break
-            if word in alone and not A_PATH.fullmatch("".join(words[at + 1:at + 2])):
-                words[at] = f"{word}={alone[word]}"
-        return super().parse_args(ctx, words)
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        groups: dict[str, list[tuple[str, str]]] = {}
-        for parameter in self.get_params(ctx):
-            record = parameter.get_help_record(ctx)
-            if record is not None and isinstance(parameter, GroupedOption):
-                groups.setdefault(parameter.group, []).append(record)
-        for title, records in groups.items():
-            with formatter.section(title):
-                formatter.write_dl(records)
-
-
-class GroupedOption(click.Option):
-    """An option that knows its group, and what it means without a value, a path."""
-
-    def __init__(
-        self, *args: Any, group: str, alone: str | None = None, **kwargs: Any
-    ) -> None:
-        super().__init__(*args, **kwargs)
-        self.group = group
-        self.alone = alone
-
-
-def octal(value: str) -> int:
-    """Permissions, as chmod takes them; click turns the ValueError into a usage error."""
-    return int(value, 8)
-
-
-def _option(setting: dataclasses.Field[Any]) -> GroupedOption:
-    """The flag of one setting. Left out it is None, so that the Config's default holds."""
-    about = setting.metadata
-    several = isinstance(setting.default, tuple)
-    kind: Any = about.get("type") or (str if several else type(setting.default))
-    shown = setting.default
-    if about.get("octal"):
-        kind, shown = octal, f"{setting.default:o}"
-    elif about["choices"]:
-        kind = click.Choice(about["choices"])
-    name = "--" + setting.name.replace("_", "-")
-    if kind is bool:
-        name, kind, shown = f"{name}/--no-{name[2:]}", None, "on" if shown else "off"
-    text = about["help"]
-    if shown not in (None, (), ""):
-        text = f"{text} [{shown}]"
-    return GroupedOption(
-        [name, setting.name],
-        type=kind,
-        multiple=several,
-        default=None,
-        help=text,
-        metavar=about.get("metavar") or ("ADDR" if several else None),
-        group=about["group"],
-        alone=about.get("alone"),
-    )
-
-
-def _with_settings(command: Command) -> Command:
-    for setting in reversed(dataclasses.fields(Config)):
-        option = _option(setting)
-        if not hasattr(command, "__click_params__"):
-            command.__click_params__ = []  # type: ignore[attr-defined]
-        command.__click_params__.append(option)  # type: ignore[attr-defined]
-    return command
-
-
-def _with_file(command: Command) -> Command:
-    option = click.option(
-        "--config", "config_file", metavar="FILE", cls=GroupedOption, group=IMPORTING,
-        help="TOML file of settings. [pyproject.toml]")
-    return option(command)
-
-
-def _with_target(command: Command) -> Command:
-    for decorate in (
-        click.option("--factory", is_flag=True, cls=GroupedOption, group=IMPORTING,
-                     help="APP is a function that makes the application."),
-        click.option("--app-dir", metavar="DIR", cls=GroupedOption, group=IMPORTING,
-                     type=click.Path(exists=True, file_okay=False),
-                     help="Look for MODULE here instead of in the current directory."),
-        click.argument("target", metavar="MODULE:APP", callback=_check_target),
-    ):
-        command = decorate(command)
-    return command
-
-
-def _check_target(ctx: click.Context, param: click.Parameter, value: str) -> str:
-    module, colon, attribute = value.partition(":")
-    if not module or (colon and not attribute) or ":" in attribute:
-        raise click.BadParameter(f"{value!r} is not MODULE:APP; examples: main:app, app/main.py")
-    return value
 
 
 def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
@@ -148,15 +47,22 @@ HELP = """Serve Python web applications over HTTP/1.1.
 \b
 fastserve run main:app               the attribute `app` of main.py
 fastserve run app/main.py --port 80  a file; `:app` is the default
-fastserve routes main:app            what it answers
-fastserve ctl --control PATH status  what the workers of a server do
-fastserve top --control PATH         the same live; tail: every request
-fastserve config                     the settings that run would have here
+fastserve run main:app --workers 4   several processes, and nothing lost
 """  # \b keeps click from filling the lines
+ORDER = ("run", "dev", "check", "config", "routes", "ctl", "top", "tail")
+
+
+class Commands(click.Group):
+    """The commands in the order in which people come to need them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        known = [name for name in ORDER if name in self.commands]
+        return known + sorted(set(self.commands) - set(ORDER))
 
 
 @click.group(
-    help=HELP, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+    cls=Commands, help=HELP,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False,
               callback=_show_version, help="Show the versions of what is installed.")
 def main() -> None:
@@ -167,10 +73,10 @@ main.add_command(top)
 main.add_command(tail)
 
 
-@main.command(cls=GroupedCommand)
-@_with_target
-@_with_file
-@_with_settings
+@main.command(cls=GroupedCommand, short_help="Serve an application.")
+@with_target
+@with_file
+@with_settings
 def run(
     target: str, factory: bool, app_dir: str | None, config_file: str | None, **settings: Any
 ) -> None:
@@ -179,7 +85,7 @@ def run(
     MODULE is a dotted module or the path of a Python file. Every setting may also stand in
     [tool.fastserve] of pyproject.toml, or as FASTSERVE_NAME in the environment.
     """
-    config = _gather(config_file, settings).config
+    config = gathered(config_file, settings).config
     if config.workers is not None and not config.preload:
         from fastserve import supervisor
 
@@ -198,22 +104,42 @@ def run(
     sys.exit(status)
 
 
-def _gather(file: str | None, settings: dict[str, Any]) -> Sourced:
-    given = {name: None if value == () else value for name, value in settings.items()}
+@main.command(
+    cls=GroupedCommand, short_help="Serve it while you write it: a saved file is served at once.")
+@with_target
+@with_file
+@with_watching
+@with_dev_settings
+def dev(*, target: str, factory: bool, app_dir: str | None, config_file: str | None,
+        reload_dir: tuple[str, ...], reload_include: tuple[str, ...],
+        reload_exclude: tuple[str, ...], **settings: Any) -> None:
+    """Serve MODULE:APP while you write it: a saved file is served at once.
+
+    Takes the settings of `run`. No connection is refused while the new code starts; what does
+    not start leaves the old one serving, and the page shows why where none has started yet.
+    """
+    from fastserve import dev as door
+    from fastserve.changes import Watched
+    from fastserve.target import load_app
+
+    config = gathered(config_file, {**settings, **NOT_IN_DEV}, DEV_DEFAULTS).config
+    directories = reload_dir or door.directories_of(target, app_dir)
     try:
-        return gather(given, os.environ, file)
-    except ConfigError as error:
-        raise click.UsageError(str(error)) from None
+        sys.exit(door.serve(
+            lambda: load_app(target, app_dir=app_dir, factory=factory), config,
+            Watched.below(directories, reload_include, reload_exclude)))
+    except FastserveError as error:
+        _fail(str(error))
 
 
-@main.command(cls=GroupedCommand)
-@_with_file
+@main.command(cls=GroupedCommand, short_help="Show the settings, and where each comes from.")
+@with_file
 @click.option("--all", "everything", is_flag=True, cls=GroupedOption, group=IMPORTING,
               help="Defaults too.")
-@_with_settings
+@with_settings
 def config(everything: bool, config_file: str | None, **settings: Any) -> None:
     """Show the settings that `run` would have here, and where each comes from."""
-    sourced = _gather(config_file, settings)
+    sourced = gathered(config_file, settings)
     for setting in dataclasses.fields(Config):
         source = sourced.sources.get(setting.name)
         value = getattr(sourced.config, setting.name)
@@ -225,7 +151,37 @@ def config(everything: bool, config_file: str | None, **settings: Any) -> None:
             click.echo(f"{setting.name} = {shown}    # {source or 'default'}")
 
 
-@main.command()
+@main.command(
+    cls=GroupedCommand, short_help="Say what is wrong with this machine, and what mends it.")
+@with_target_or_none
+@with_file
+@click.option("--json", "as_json", is_flag=True, cls=GroupedOption, group=IMPORTING,
+              help="Print the findings for programs.")
+@with_settings
+def check(*, target: str | None, factory: bool, app_dir: str | None, config_file: str | None,
+          as_json: bool, **settings: Any) -> None:
+    """Look for what is wrong with this machine and these settings, and say what mends it.
+
+    With MODULE:APP also with the application, which is imported. Touches no server that runs.
+    Exit status 1 where `run` would not work.
+    """
+    from fastserve import check as door
+    from fastserve.host_checks import ERROR, Finding, Machine
+    from fastserve.target import load_app
+
+    def load() -> Any:
+        return load_app(str(target), app_dir=app_dir, factory=factory)
+
+    try:
+        found = door.findings_of(
+            gathered(config_file, settings).config, Machine(), load if target else None)
+    except click.UsageError as error:
+        found = [Finding(ERROR, "settings", error.message, "fastserve run --help")]
+    click.echo(json.dumps(door.as_json(found)) if as_json else "\n".join(door.lines_of(found)))
+    sys.exit(not door.succeeded(found))
+
+
+@main.command(short_help="Ask a server with workers: status, reload, scale, drain, stop.")
 @click.option("--control", metavar="PATH", required=True,
               help="The --control of the server.")
 @click.option("--json", "as_json", is_flag=True, help="Print the answer as it came.")
@@ -273,8 +229,8 @@ def ctl(*, control: str, as_json: bool, timeout_s: float, now: bool, canary: int
         sys.exit(1)
 
 
-@main.command(cls=GroupedCommand)
-@_with_target
+@main.command(cls=GroupedCommand, short_help="List what an application answers.")
+@with_target
 def routes(target: str, factory: bool, app_dir: str | None) -> None:
     """List the routes of the application MODULE:APP."""
     from fastserve.binding import describe

@@ -269,6 +269,15 @@ def open_groups(config: Config, heritage: Heritage | None = None) -> list[Group]
 # --- TCP ---------------------------------------------------------------------------------
 
 
+def probe(address: Tcp, wanted: list[Address]) -> None:
+    """Raise ConfigError where an address cannot be had. A server that has it notices nothing.
+
+    wanted:  all addresses, this one among them
+    """
+    for family, sockaddr in _resolve(address):
+        _bound(family, sockaddr, _ipv6_only(address, wanted), share=False).close()
+
+
 def _ipv6_only(address: Tcp, wanted: list[Address]) -> bool:
     return any(
         isinstance(other, Tcp) and ":" not in other.host and other.port == address.port

@@ -1,5 +1,6 @@
-"""`--behind`: what a well-known proxy in front needs, as defaults that every flag overrides.
+"""Defaults for a situation: `--behind PROXY`, and `fastserve dev`.
 
+What a well-known proxy in front needs, as defaults that every flag overrides.
 A preset believes exactly the fields that its proxy writes itself: one that it passes on as
 the client sent it would be the client's word. Who may speak for the proxy is in each preset
 too: programs on this machine, private networks, or published ranges. A connection is kept
@@ -55,3 +56,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         "keep_alive_timeout_s": 105.0,
     },
 }
+
+# What `fastserve dev` has for those that nobody gave; a flag, a variable or the file wins.
+DEV_DEFAULTS: dict[str, Any] = {
+    "workers": 1, "log_level": "debug", "graceful_timeout_s": 1.0, "boot_timeout_s": 30.0}
+# What makes no sense there, wherever it was given.
+NOT_IN_DEV: dict[str, Any] = {
+    "preload": False, "drain_delay_s": 0.0, "canary": 0, "canary_s": 20.0}

@@ -41,15 +41,19 @@ class Sourced:
 
 
 def gather(
-    flags: Mapping[str, Any], environment: Mapping[str, str], file: str | None = None
+    flags: Mapping[str, Any],
+    environment: Mapping[str, str],
+    file: str | None = None,
+    defaults: Mapping[str, Any] | None = None,
 ) -> Sourced:
     """The settings of a file, the environment and flags together.
 
-    flags:  by name; None is not given
-    file:   a TOML file; None: the pyproject.toml here, if it has our table
+    flags:     by name; None is not given
+    file:      a TOML file; None: the pyproject.toml here, if it has our table
+    defaults:  for what nobody gave, instead of the Config's own
     Raises ConfigError with the place of what is wrong.
     """
-    values: dict[str, Any] = {}
+    values: dict[str, Any] = dict(defaults or {})
     sources: dict[str, str] = {}
     places = [
         *_from_file(file), *_from_environment(environment),

@@ -74,11 +74,18 @@ logger = logging.getLogger("fastserve")
 Work = Callable[[list[Listener], Orders, Place], int]
 
 
-def supervise(work: Work, config: Config, *, reloads: bool = True) -> int:
+def supervise(
+    work: Work,
+    config: Config,
+    *,
+    reloads: bool = True,
+    make: Callable[..., Supervisor] | None = None,
+) -> int:
     """Serve with as many workers as the Config says until a signal; the exit status.
 
     work:     called in each worker process
     reloads:  whether a new worker brings new code; if not, HUP is refused
+    make:     another kind of Supervisor, from what that is made of
     Raises ConfigError when a listener cannot be opened.
     """
     make_logs(config)
@@ -87,7 +94,7 @@ def supervise(work: Work, config: Config, *, reloads: bool = True) -> int:
     deployment = Deployment(config, os.environ)
     try:
         deployment.open()
-        return Supervisor(work, config, deployment, workers, reloads=reloads).run()
+        return (make or Supervisor)(work, config, deployment, workers, reloads=reloads).run()
     except ConfigError as error:
         if deployment.before is not None:
             deployment.before.tell_failed(str(error))
@@ -694,9 +701,13 @@ class Supervisor:
         self.failed_starts += not child.ready
         nobody = not self.someone_served and self.failed_starts >= self.wanted
         if nobody or (self.succession.waits and not child.ready):
-            logger.error("no worker could start")
-            self.status = STARTUP_FAILED
-            self.stop(at_once=True, why="start-up failed")
+            self.no_worker_starts()
+
+    def no_worker_starts(self) -> None:
+        """Nobody ever served, and each has failed."""
+        logger.error("no worker could start")
+        self.status = STARTUP_FAILED
+        self.stop(at_once=True, why="start-up failed")
 
     def on_failed_successor(self, slot: Slot, child: Child, how: str) -> None:
         """The old worker goes on."""

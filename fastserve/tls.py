@@ -108,6 +108,11 @@ class Certificates:
         return context
 
 
+def certificate_files(config: Config) -> list[tuple[str, str]]:
+    """The files of each certificate and its key."""
+    return [(cert, key or cert) for _, cert, key in _pairs(config).values()]
+
+
 def _pairs(config: Config) -> dict[str, tuple[str, str, str | None]]:
     """By host or *.domain, "" for the default: setting, certificate, key."""
     assert config.ssl_certfile is not None  # noqa: S101  for mypy

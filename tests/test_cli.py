@@ -1,6 +1,7 @@
 """cli.py, target.py and worker.py as users meet them: real processes, sockets and signals."""
 
 import contextlib
+import dataclasses
 import os
 import re
 import signal
@@ -11,9 +12,14 @@ import textwrap
 import time
 from pathlib import Path
 
+import click
 import pytest
 
 import fastserve
+from fastserve import cli
+from fastserve.config import Config
+from fastserve.options import GroupedOption
+from fastserve.presets import NOT_IN_DEV
 
 DEADLINE_S = 30
 APP = """
@@ -111,7 +117,7 @@ def read_all(client):
 def environment():
     # `python -m fastserve` in another directory must find the package that is tested
     root = str(Path(fastserve.__file__).parent.parent)
-    return {**os.environ, "PYTHONPATH": root}
+    return {**os.environ, "PYTHONPATH": root, "COLUMNS": "80"}
 
 
 @pytest.fixture
@@ -269,22 +275,54 @@ def test_wrong_usage_is_status_2(write, command, arguments):
     assert "Traceback" not in done.stderr
 
 
-def test_the_help_fits_on_a_screen_and_that_of_run_is_grouped(command):
-    """24 lines; every setting is in the second."""
-    from dataclasses import fields
+def test_the_help_fits_on_a_screen(command):
+    """24 lines of 80 columns, with each command and what it is for, whole."""
+    lines = command("--help").stdout.splitlines()
 
-    from fastserve.config import Config
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 80
+    assert not any("..." in line or "\\b" in line for line in lines[1:])
+    named = [line.split()[0] for line in lines[lines.index("Commands:") + 1:]]
+    assert named[:6] == ["run", "dev", "check", "config", "routes", "ctl"]
 
-    short, long = command("--help").stdout, command("run", "--help").stdout
 
-    assert len(short.splitlines()) <= 24
-    assert "\n  fastserve routes main:app " in short     # a line of its own
-    assert "\\b" not in short
-    for setting in fields(Config):
-        assert "--" + setting.name.replace("_", "-") in long
-    positions = [long.index(f"{title}:") for title in (
-        "Importing", "Where to listen", "Server", "Limits", "Time")]
+@pytest.mark.parametrize("name", ["run", "dev", "check", "config"])
+def test_every_option_is_in_a_group(name):
+    """In that of its setting; the groups are in the order of the settings."""
+    door = cli.main.commands[name]
+    shown = door.get_help(click.Context(door, info_name=name))
+    titles = [setting.metadata["group"] for setting in dataclasses.fields(Config)]
+    without = NOT_IN_DEV if name == "dev" else ()
+
+    for option in door.params:
+        grouped = isinstance(option, GroupedOption)
+        assert grouped or isinstance(option, click.Argument), option
+    for setting in dataclasses.fields(Config):
+        flag = "--" + setting.name.replace("_", "-")
+        assert (f"  {flag}" in shown) == (setting.name not in without), flag
+    positions = [shown.index(f"\n{title}:") for title in dict.fromkeys(titles)]
     assert positions == sorted(positions)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "way_out"),
+    [
+        (["run"], "fastserve run --help"),
+        (["rnu", "main:app"], "fastserve --help"),
+        (["run", "main:app", "--prot", "1"], "--port"),
+        (["run", "main:app", "--loop", "trio"], "'uvloop', 'asyncio'"),
+        (["run", "app.py:app:x"], "examples: main:app, app/main.py"),
+        (["run", "main:app", "--preload"], "give workers too"),
+        (["run", "main:app", "--config", "none.toml"], "there is no such file"),
+        (["dev"], "fastserve dev --help"),
+        (["check", "a:b:c"], "examples: main:app, app/main.py"),
+    ])
+def test_wrong_usage_names_the_way_out(command, arguments, way_out):
+    """What could have been meant, what there is, or where it stands."""
+    done = command(*arguments)
+
+    assert done.returncode == 2
+    assert way_out in done.stderr
 
 
 def test_the_version_names_what_a_bug_report_needs(command):

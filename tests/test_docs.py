@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from wire_cases import tomllib
 
-from fastserve.cli import config, ctl, run
+from fastserve.cli import check, config, ctl, dev, run
 from fastserve.config import LIMITS, TIMES, Config
 from fastserve.files import StaticOptions
 from fastserve.tail import tail
@@ -58,6 +58,9 @@ ASKED = {
         ("POST", "/logs", {}, b"plain", 200, b"5"),
     ],
     "metrics.md": [("GET", "/app-metrics", {}, b"", 200, b"")],
+    "tracing.md": [
+        ("GET", "/users/7", {}, b"", 200, b'{"id":7}'),
+    ],
     "streaming.md": [
         ("GET", "/numbers", {}, b"", 200, b"0\n1\n2\n"),
         ("GET", "/events", {}, b"", 200, EVENTS),
@@ -103,8 +106,9 @@ def test_the_commands_of_a_page_parse(page):
     extras = set(project["optional-dependencies"])
     for command in commands(page):
         words = shlex.split(command, comments=True)
-        if words[:2] == ["fastserve", "run"]:
-            context = run.make_context("fastserve run", words[2:])
+        served = {"run": run, "dev": dev, "check": check}
+        if words[:1] == ["fastserve"] and words[1] in served:
+            context = served[words[1]].make_context("fastserve", words[2:])
             given = {k: v for k, v in context.params.items() if v not in (None, ())}
             settings = {field.name for field in dataclasses.fields(Config)} & set(given)
             Config.load({name: given[name] for name in settings})
@@ -138,7 +142,8 @@ def test_every_limit_is_on_its_page():
 def test_the_flags_of_a_page_exist(page):
     """What stands alone between backticks and begins with dashes, or with `fastserve run`."""
     known = {"--help", *OTHER_FLAGS}
-    for parameter in (*run.params, *ctl.params, *config.params, *top.params, *tail.params):
+    for parameter in (*run.params, *dev.params, *check.params, *ctl.params, *config.params,
+                      *top.params, *tail.params):
         known |= {*parameter.opts, *parameter.secondary_opts}
     text = FENCED.sub("", page.read_text())
     for code in re.findall(r"`(--[^`]*|fastserve run [^`]*)`", text):

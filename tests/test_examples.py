@@ -1,6 +1,7 @@
 """examples/: each file imports, and answers what its docstring says."""
 
 import importlib.util
+import json
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,9 @@ ASKED = {
         ("GET", "/events", {}, 200, b"id: 0\ndata: tick\n\n"),
         ("GET", "/table?rows=3", {}, 200, b"0,0\n1,1\n2,4\n"),
     ],
+    "tracing": [
+        ("GET", "/orders/7", {}, 200, b'{"id":7,"items":3}'),
+    ],
     "upload": [
         ("POST", "/form", {**FORM, "content": PHOTO}, 200,
          b'{"title":"Holiday","name":"a.png","bytes":8,"type":"image/png","is_png":true}'),
@@ -101,3 +105,13 @@ def test_middleware_leaves_its_mark():
     with TestClient(load(EXAMPLES / "middleware.py")) as client:
         assert "server-timing" in client.get("/").headers
         assert "server-timing" in client.get("/admin").headers
+
+
+def test_the_inner_span_is_inside_of_that_of_the_request(capsys):
+    """Both are printed, and one is the parent of the other."""
+    with TestClient(load(EXAMPLES / "tracing.py")) as client:
+        client.get("/orders/7")
+    printed = capsys.readouterr().out
+    inner, outer = (json.loads(text + "}") for text in printed.split("\n}\n")[:2])
+    assert (inner["name"], outer["name"]) == ("SELECT items", "GET /orders/{id}")
+    assert inner["parent_id"] == outer["context"]["span_id"]

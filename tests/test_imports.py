@@ -20,7 +20,7 @@ FLOORS = {
     "files": APPLICATION, "mediatypes": APPLICATION,
     "app": APPLICATION, "binding": APPLICATION, "blocking": APPLICATION,
     "decompress": APPLICATION, "forms": APPLICATION, "health": APPLICATION,
-    "middleware": APPLICATION, "routing": APPLICATION,
+    "middleware": APPLICATION, "otel": APPLICATION, "routing": APPLICATION,
     "access_log": PROCESS, "beats": PROCESS, "canary": PROCESS, "control": PROCESS, "cpus":
     PROCESS, "deaths": PROCESS, "machine": PROCESS, "metrics": PROCESS, "orders": PROCESS,
     "place": PROCESS, "processes": PROCESS, "readings": PROCESS, "recorder": PROCESS,
@@ -33,6 +33,8 @@ FLOORS = {
     "proxy": PROCESS, "proxy_protocol": PROCESS, "target": PROCESS, "tls": PROCESS,
     "worker": PROCESS,
     "__init__": DOORS, "__main__": DOORS, "cli": DOORS, "testing": DOORS,
+    "changes": DOORS, "check": DOORS, "dev": DOORS, "host_checks": DOORS, "options": DOORS,
+    "standin": DOORS,
     "tail": DOORS, "top": DOORS, "watching": DOORS,
 }
 # On the ground, too.

@@ -13,10 +13,10 @@ cdef class Response:
 
 cdef class StreamingResponse(Response):
     # A body that is sent as it is made.
-    cdef readonly object source     # an iterable or async iterable of bytes or str
+    cdef public object source       # an iterable or async iterable of bytes or str
     cdef readonly int64_t length    # of the body in bytes; -1: not known
     cdef readonly object trailers   # None, or what makes the trailer fields when the body ended
-    cdef bint waits_for_first       # the first piece tells the media type; until then no head
+    cdef readonly bint waits_for_first  # the first piece tells the media type; until then no head
 
 cdef class ConditionalResponse(Response):
     # Decided by the request that it answers: preconditions, ranges, codings.
@@ -33,7 +33,7 @@ cdef class PartsResponse(Response):
     # A body of known length in parts, some of them in files; `body` is not looked at.
     cdef readonly list parts        # of bytes and FileSpan, in order
     cdef readonly int64_t length
-    cdef readonly object on_close   # None, or called once: when all is sent, or given up
+    cdef public object on_close     # None, or called once: when all is sent, or given up
 
 # What a handler returned, as a Response. Raises TypeError or ValueError for what is none.
 cdef Response to_response(object value)

@@ -54,8 +54,13 @@ class StreamingResponse(Response):
     """A response whose body is sent as it is made."""
 
     source: Any
-    length: int
-    trailers: Any
+    @property
+    def length(self) -> int: ...
+    @property
+    def trailers(self) -> Any: ...
+    @property
+    def waits_for_first(self) -> bool:
+        """Whether the head is sent with the first piece, which tells its media type."""
     def __init__(
         self,
         source: AsyncIterable[bytes | str] | Iterable[bytes | str],
@@ -83,8 +88,10 @@ class FileSpan:
 class PartsResponse(Response):
     """A body of known length in parts, some of them in files."""
 
-    parts: list[bytes | FileSpan]
-    length: int
+    @property
+    def parts(self) -> list[bytes | FileSpan]: ...
+    @property
+    def length(self) -> int: ...
     on_close: Callable[[], None] | None
     def __init__(
         self,
