@@ -178,6 +178,20 @@ def test_names_that_cannot_be_are_refused(settings, words):
         User.from_config(Config(workers=1, **settings))
 
 
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"user": "nobody"}, "user='nobody' is for a server with workers, .* give workers too"),
+        ({"user": "nobody", "workers": 2, "preload": True}, "user='nobody' contradicts preload"),
+        ({"group": "nogroup", "workers": 2}, "group='nogroup' without user .* give user too"),
+    ],
+)
+def test_settings_that_would_run_code_as_root_are_refused(settings, words):
+    """Before anything is imported."""
+    with pytest.raises(ConfigError, match=words):
+        Config(**settings)
+
+
 def test_a_user_without_a_name_has_the_one_group_that_is_given():
     """By numbers alone, as containers have it."""
     assert User.from_config(Config(workers=1, user="54321", group="12345")) \
