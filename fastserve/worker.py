@@ -164,10 +164,10 @@ class Worker:
         self.listeners = listeners
         self.certificates = certificates
         self.link = link
-        self.access_log = AccessLog.from_config(config)
         self.board: Scoreboard | None = None
         self.deployment = deployment
         self.notifier = deployment.notifier if deployment is not None else Notifier()
+        self.access_log = AccessLog.from_config(config)
         self.adopted: dict[int, list[socket.socket]] = {}   # slot -> its listeners
         self.drain_delay_s = config.drain_delay_s
         self.keep_idle_s = 0.0      # how long idle connections may still bring a last request

@@ -356,7 +356,7 @@ def write(text: str):
         port = server.port
         app_log.rename(tmp_path / "app.log.1")
         server.send(signal.SIGUSR1)
-        until(app_log.exists)
+        until(lambda: app_log.exists() and "reopened the logs" in server.log)
 
         def all_write_to_the_new_one():
             old = (tmp_path / "app.log.1").read_text()
