@@ -111,7 +111,8 @@ class Supervisor:
         self.succession = Succession(self, deployment.before)
         self.reloads = reloads
         self.beats = Beats(4 * MOST_WORKERS)
-        self.board = SharedBoard(4 * MOST_WORKERS - 1)
+        before = deployment.before
+        self.board = SharedBoard(4 * MOST_WORKERS - 1, before.board if before else None)
         self.recorder = Recorder(self.board)
         self.renewal = Renewal(self, config)
         held = max((len(group.listeners) for group in self.groups if not group.shared), default=0)
