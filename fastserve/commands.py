@@ -36,7 +36,7 @@ def perform(supervisor: Supervisor, request: dict[str, Any]) -> Outcome:
 
 def _reload(supervisor: Supervisor, canary: object, canary_s: object) -> Outcome:
     reason = supervisor.reload(*order_of(canary, canary_s))
-    reloading = supervisor.reloading
+    reloading = supervisor.renewal.reloading
     if reason or reloading is None:
         return lambda: refused(reason)
     return reloading.outcome

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def status_of(supervisor: Supervisor) -> dict[str, Any]:
     """All of it, for JSON."""
     now_s = time.monotonic()
-    reloading = supervisor.reloading
+    reloading = supervisor.renewal.reloading
     trial = reloading.trial if reloading is not None else None
     found = {
         "ok": True,
@@ -42,8 +42,8 @@ def state_of(supervisor: Supervisor) -> str:
         return "upgrading"
     if supervisor.resting:
         return "resting"
-    if supervisor.reloading is not None:
-        return "reloading" if supervisor.reloading.trial is None else "canary"
+    if supervisor.renewal.reloading is not None:
+        return "reloading" if supervisor.renewal.reloading.trial is None else "canary"
     return "draining" if supervisor.draining else "serving"
 
 
@@ -72,7 +72,7 @@ def tell(supervisor: Supervisor) -> None:
         notifier.store(supervisor.groups, supervisor.wanted)
         if not notifier.is_ready and complete(supervisor):
             notifier.ready(summary(supervisor))
-        elif notifier.is_ready and supervisor.reloading is None:
+        elif notifier.is_ready and supervisor.renewal.reloading is None:
             notifier.status(summary(supervisor))
 
 

@@ -33,9 +33,7 @@ from functools import partial
 from typing import NoReturn
 
 from fastserve import cpus, log, machine
-from fastserve._speedups.scoreboard import AT_REQUESTS
 from fastserve.beats import Beats
-from fastserve.canary import Trial
 from fastserve.commands import perform
 from fastserve.config import Config
 from fastserve.control import Control
@@ -47,8 +45,7 @@ from fastserve.orders import Orders
 from fastserve.place import Place
 from fastserve.privileges import User
 from fastserve.recorder import Recorder
-from fastserve.recycling import Recycling
-from fastserve.reloading import Reload
+from fastserve.renewal import Renewal
 from fastserve.shm import SharedBoard
 from fastserve.slots import Child, Slot
 from fastserve.status import complete, summary, tell
@@ -124,15 +121,13 @@ class Supervisor:
         self.succession = Succession(self, deployment.before)
         self.reloads = reloads
         self.beats = Beats(4 * MOST_WORKERS)
-        self.board = SharedBoard(4 * MOST_WORKERS - 1)
+        before = deployment.before
+        self.board = SharedBoard(4 * MOST_WORKERS - 1, before.board if before else None)
         self.recorder = Recorder(self.board)
-        self.recycling = Recycling(config)
-        self.recycled: Child | None = None  # the last one that was replaced for its age or size
-        self.held = False                   # a canary failed: none is, until another reload
+        self.renewal = Renewal(self, config)
         held = max((len(group.listeners) for group in self.groups if not group.shared), default=0)
         self.slots = [Slot(index) for index in range(held)]     # of a supervisor before this one
         self.leaving: set[Child] = set()    # they drain; their slot has another worker, or none
-        self.reloading: Reload | None = None
         self.draining = False               # clients are asked to go elsewhere
         self.wanted = workers
         self.resting = False                # WINCH: no workers until HUP
@@ -236,7 +231,7 @@ class Supervisor:
     def stop(self, *, at_once: bool, why: str) -> None:
         """Let the workers end what they do, or drop it."""
         logger.info("%s: %s", why, "stopping now" if at_once else "stopping")
-        self.end_reload("the server stops")
+        self.renewal.end_reload("the server stops")
         self.succession.stop()
         for group in self.groups:
             group.let_go()
@@ -260,38 +255,16 @@ class Supervisor:
         if not self.reloads:
             return ("the application was imported before the workers, which cannot bring new "
                     "code: start by `fastserve run MODULE:APP --workers N` without --preload")
-        if self.resting:
-            canary = 0      # nobody serves the old code
-        canary = self.config.canary if canary is None else canary
-        canary_s = self.config.canary_s if canary_s is None else canary_s
-        slots = self.serving_slots()
-        if canary and canary >= len(slots):
-            return (f"a canary of {canary} leaves no worker to compare it with: {len(slots)} "
-                    "serve; take fewer, or none: --canary 0")
-        self.end_reload("another reload came")
+        reason = self.renewal.begin_reload(canary, canary_s)
+        if reason:
+            return reason
         self.resting = False
-        logger.info("reloading %d workers", len(slots))
-        trial = Trial(slots[:canary], canary_s, slots[canary:], self.board) if canary else None
-        self.reloading = Reload(slots[canary:], trial)
         self.deployment.notifier.reloading()
         return ""
 
-    def end_reload(self, error: str = "") -> None:
-        """The reload under way has come to its end, well or not."""
-        if self.reloading is not None:
-            if error:
-                logger.error("the reload failed: %s; the workers that are left serve on", error)
-            else:
-                logger.info("reloaded")
-            self.reloading.end(error)
-            self.held = bool(error) and self.reloading.trial is not None
-            if self.held:
-                logger.warning("the new code is still on disk, and a worker that dies comes back "
-                               "with it: put the old code back, or reload with better")
-            self.reloading = None
-            for slot in self.slots:
-                self.restore(slot)
-            self.deployment.notifier.ready(summary(self))
+    def on_reloaded(self) -> None:
+        """A reload has come to its end."""
+        self.deployment.notifier.ready(summary(self))
 
     def scale(self, workers: int) -> str:
         """Have so many workers; why that cannot be, or nothing."""
@@ -312,7 +285,7 @@ class Supervisor:
         """Stop the workers, keep the listeners: new connections wait."""
         logger.info("resting: the workers stop, the listeners stay")
         self.resting = True
-        self.end_reload("the workers rest")
+        self.renewal.end_reload("the workers rest")
         for slot in self.slots:
             for child in slot.children():
                 self.leave(slot, child)
@@ -336,7 +309,7 @@ class Supervisor:
         """Start a supervisor that takes over; why that cannot be, or nothing."""
         if self.stop_by_s is not None:
             return "the server stops"
-        if self.reloading is not None:
+        if self.renewal.reloading is not None:
             return "a reload is under way"
         return self.succession.begin()
 
@@ -363,10 +336,13 @@ class Supervisor:
                 if slot.child is None and slot.successor is None and not slot.retiring \
                         and now >= slot.start_at_s:
                     slot.child = self.start(slot, slot.reason)
-            self.go_on_reloading()
-            self.go_on_recycling()
+            self.renew()
         self.cover()
         self.steer()
+
+    def renew(self) -> None:
+        """Go on replacing workers that serve."""
+        self.renewal.turn()
 
     def resize(self) -> None:
         """As many slots as are wanted; only the last can go."""
@@ -396,75 +372,6 @@ class Supervisor:
         return slot.retiring and slot.retire_at_s is not None \
             and time.monotonic() >= slot.retire_at_s and not slot.children() \
             and not any(child.slot is slot for child in self.leaving)
-
-    def go_on_reloading(self) -> None:
-        """A successor for the next slot, once the one before serves."""
-        reloading = self.reloading
-        if reloading is None or any(slot.successor is not None for slot in self.slots):
-            return
-        left = reloading.left if reloading.trial is None else reloading.trial.left
-        while left:
-            slot = left.pop(0)
-            if slot in self.slots and not slot.retiring and slot.child is not None \
-                    and slot.child.ready:
-                slot.successor = self.start(
-                    slot, "reload" if reloading.trial is None else "canary")
-                return
-        if reloading.trial is None:
-            self.end_reload()
-        else:
-            self.go_on_trying(reloading, reloading.trial)
-
-    def go_on_trying(self, reloading: Reload, trial: Trial) -> None:
-        """The canaries serve: wait, compare, and go on or take them back."""
-        verdict = trial.turn()
-        if verdict is None:
-            return
-        if not verdict.good:
-            self.end_reload(verdict.text)
-            return
-        logger.info("the canary is good: %s", verdict.text)
-        reloading.trial = None
-        reloading.verdict = verdict.text
-        for slot in trial.slots:
-            if slot.parked is not None:
-                self.leave(slot, slot.parked)
-
-    def park(self, slot: Slot, child: Child) -> None:
-        """A predecessor stands by: it accepts nothing, and answers who it has."""
-        slot.parked = child
-        self.stop_covering(child)
-        child.orders.send({"order": "park"})
-
-    def restore(self, slot: Slot) -> None:
-        """The predecessor, if it stands by, has its slot again."""
-        parked = slot.parked
-        if parked is None:
-            return
-        parked.orders.send({"order": "unpark"})
-        for child in (slot.child, slot.successor):
-            if child is not None:
-                self.leave(slot, child)
-        slot.child, slot.parked = parked, None
-
-    def go_on_recycling(self) -> None:
-        """A successor for who has served for long enough; the next one when that one has gone."""
-        if not self.recycling.bounded or self.held or self.reloading is not None \
-                or self.recycled in self.leaving \
-                or any(slot.successor is not None for slot in self.slots):
-            return
-        now = time.monotonic()
-        serving = [(slot, slot.child) for slot in self.slots
-                   if slot.child is not None and slot.serves() and not slot.retiring
-                   and now >= slot.start_at_s]
-        for slot, child in sorted(serving, key=lambda pair: pair[1].born_s):
-            requests = self.board.number(child.block, AT_REQUESTS)
-            why = self.recycling.due(child.term, child.pid, requests, now - child.born_s)
-            if why is not None:
-                logger.info("worker %d of slot %d is replaced: %s", child.pid, slot.index, why.text)
-                self.recycled = child
-                slot.successor = self.start(slot, why.kind)
-                return
 
     def cover(self) -> None:
         """Let a neighbour accept for each slot that nobody serves now."""
@@ -542,7 +449,8 @@ class Supervisor:
         gc.unfreeze()
         theirs.close()
         child = Child(
-            pid, slot, ours, cell, place.block, self.recycling.begin(), time.monotonic(), reason)
+            pid, slot, ours, cell, place.block, self.renewal.recycling.begin(), time.monotonic(),
+            reason)
         child.kill_at_s = child.born_s + self.config.boot_timeout_s
         child.because = f"it was not ready within boot_timeout_s={self.config.boot_timeout_s:g}"
         return child
@@ -608,10 +516,7 @@ class Supervisor:
             slot.failures = 0
             before, slot.child = slot.child, child
             if before is not None:
-                if self.reloading is not None and self.reloading.tries(slot):
-                    self.park(slot, before)
-                else:
-                    self.retire_child(before)
+                self.renewal.follow(slot, before)
         if child.reason:
             slot.restarts[child.reason] += 1
             self.board.count_restart(child.reason)
@@ -683,13 +588,13 @@ class Supervisor:
         if unasked and served:
             self.on_loss(slot, child, how)
         elif unasked and followed:
-            self.on_failed_successor(slot, child, how)
+            self.renewal.on_failed_successor(slot, child, how)
 
     def on_loss(self, slot: Slot, child: Child, how: str) -> None:
         """Nobody asked the worker of a slot to end: plan when the next one is started."""
         slot.deaths += 1
         if slot.parked is not None:
-            self.end_reload(f"the canary {how}")
+            self.renewal.end_reload(f"the canary {how}")
             return
         if child.ready and time.monotonic() - child.born_s >= SETTLED_S:
             slot.failures = 0
@@ -709,16 +614,8 @@ class Supervisor:
         self.status = STARTUP_FAILED
         self.stop(at_once=True, why="start-up failed")
 
-    def on_failed_successor(self, slot: Slot, child: Child, how: str) -> None:
-        """The old worker goes on."""
-        if self.reloading is not None and child.reason in ("reload", "canary"):
-            self.end_reload(f"the new worker {how}")
-        else:
-            slot.failures += 1
-            self.wait_to_start(slot, LAST_DELAY_S)
-
     @staticmethod
-    def wait_to_start(slot: Slot, most_s: float) -> None:
+    def wait_to_start(slot: Slot, most_s: float = LAST_DELAY_S) -> None:
         """Try again later, and later each time."""
         delay_s = min(most_s, FIRST_DELAY_S * 2.0 ** min(slot.failures - 1, 10))
         slot.start_at_s = time.monotonic() + delay_s * random.uniform(0.75, 1.25)  # noqa: S311
@@ -737,7 +634,7 @@ class Supervisor:
                     "worker %d of slot %d: no turn of its loop for %.1f s; others accept for it",
                     child.pid, slot.index, age_s)
                 if slot.parked is not None:
-                    self.end_reload("the canary stalls: its loop does not turn")
+                    self.renewal.end_reload("the canary stalls: its loop does not turn")
                     continue
             elif child.stalled and age_s <= soft:
                 child.stalled = False

@@ -22,6 +22,7 @@ import socket
 import sys
 import time
 from collections.abc import Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
 from fastserve.control import Answer, refused
@@ -45,11 +46,15 @@ class Before:
     """The supervisor that this one follows.
 
     heritage:  its listeners
+    board:     a descriptor of what its workers count into (shm.py); None: it gave none
     hands_on:  it still serves, steers and owns the files
     """
 
-    def __init__(self, pid: int, talk: Orders, heritage: Heritage) -> None:
+    def __init__(
+        self, pid: int, talk: Orders, heritage: Heritage, board: int | None = None
+    ) -> None:
         self.pid = pid
+        self.board = board
         self.talk = talk
         self.heritage = heritage
         self.keys = set(heritage.sockets)
@@ -70,7 +75,11 @@ class Before:
                 activated += sockets
             else:
                 named.append((key, sockets))
-        return cls(told["from"], Orders(_inherited(told["talk"])), Heritage(named, activated))
+        board = told.get("board")
+        if board is not None:
+            os.set_inheritable(board, False)
+        return cls(
+            told["from"], Orders(_inherited(told["talk"])), Heritage(named, activated), board)
 
     def tell_ready(self, keys: Sequence[str]) -> None:
         """All our workers serve, at these addresses."""
@@ -186,10 +195,22 @@ def starting_directory() -> str:
     return os.getcwd()
 
 
-def start_successor(
-    groups: Sequence[Group], directory: str, environ: Mapping[str, str], boot_timeout_s: float
-) -> After:
-    """Run this process's command line again, with the listeners of these groups."""
+@dataclass(frozen=True)
+class Legacy:
+    """What a successor inherits.
+
+    board:      a descriptor of what all workers count into
+    directory:  where it starts
+    """
+
+    groups: Sequence[Group]
+    board: int
+    directory: str
+    environ: Mapping[str, str]
+
+
+def start_successor(legacy: Legacy, boot_timeout_s: float) -> After:
+    """Run this process's command line again."""
     ours, theirs = Orders.pair()
     parent = os.getpid()
     sys.stdout.flush()
@@ -197,28 +218,28 @@ def start_successor(
     pid = os.fork()
     if pid == 0:
         signal.set_wakeup_fd(-1)    # it is the parent's
-        _become_successor(groups, directory, environ, parent, theirs)
+        _become_successor(legacy, parent, theirs)
     theirs.close()
     return After(pid, ours, boot_timeout_s)
 
 
-def _become_successor(
-    groups: Sequence[Group], directory: str, environ: Mapping[str, str], parent: int, talk: Orders
-) -> NoReturn:
+def _become_successor(legacy: Legacy, parent: int, talk: Orders) -> NoReturn:
     try:
         numbers = {
             group.key: [listener.socket.fileno() for listener in group.listeners]
-            for group in groups}
-        for number in [talk.fileno(), *(one for some in numbers.values() for one in some)]:
+            for group in legacy.groups}
+        listening = (number for some in numbers.values() for number in some)
+        for number in [talk.fileno(), legacy.board, *listening]:
             os.set_inheritable(number, True)
-        told = {"for": os.getpid(), "from": parent, "talk": talk.fileno(), "groups": numbers}
-        os.chdir(directory)
+        told = {"for": os.getpid(), "from": parent, "talk": talk.fileno(), "groups": numbers,
+                "board": legacy.board}
+        os.chdir(legacy.directory)
         os.execve(  # noqa: S606  (our own command line)
             sys.executable, [sys.executable, *sys.orig_argv[1:]],
-            {**environ, VARIABLE: json.dumps(told)})
+            {**legacy.environ, VARIABLE: json.dumps(told)})
     except OSError as error:
-        talk.send({"event": "failed", "reason": f"cannot run {sys.executable} in {directory} "
-                   f"again: {error.strerror}"})
+        talk.send({"event": "failed", "reason": f"cannot run {sys.executable} in "
+                   f"{legacy.directory} again: {error.strerror}"})
     finally:
         os._exit(FAILED)
 
@@ -284,7 +305,8 @@ class Succession:
             owner = self.supervisor
             environ = {**os.environ, **owner.deployment.notifier.environment()}
             self.after = start_successor(
-                self.groups(), self.directory, environ, owner.config.boot_timeout_s)
+                Legacy(self.groups(), owner.board.fd, self.directory, environ),
+                owner.config.boot_timeout_s)
             logger.info("upgrading: supervisor %d starts", self.after.pid)
         return reason
 

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fastserve import log, stacks
-from fastserve._speedups.scoreboard import Scoreboard
+from fastserve._speedups.scoreboard import AT_LINES_DROPPED, Scoreboard
 from fastserve.access_log import AccessLog
 from fastserve.config import Config
 from fastserve.deployment import Deployment
@@ -166,6 +166,7 @@ class Worker:
         self.listeners = listeners
         self.certificates = certificates
         self.link = link
+        self.board: Scoreboard | None = None
         self.deployment = deployment
         self.notifier = deployment.notifier if deployment is not None else Notifier()
         self.access_log = AccessLog.from_config(config)
@@ -195,6 +196,11 @@ class Worker:
                     return OK
                 except StartupError as error:
                     logger.error("start-up failed: %s", error)
+                    return STARTUP_FAILED
+                except ConfigError as error:
+                    if self.link is None:
+                        raise   # whoever started us says it
+                    logger.error("%s", error)
                     return STARTUP_FAILED
         finally:
             close_loop(loop)
@@ -229,6 +235,7 @@ class Worker:
             engine.close()
             if self.access_log is not None:
                 self.access_log.close(LAST_LINES_S)
+                self._count_lost_lines()
             self.app.blocking_pool.close()
             self.closing.close()
         logger.info("stopped")
@@ -236,14 +243,14 @@ class Worker:
 
     def _engine(self, loop: asyncio.AbstractEventLoop) -> Engine:
         self.app.blocking_pool.threads = self.config.blocking_threads
-        board, fd = self._counting()
+        self.board, fd = self._counting()
         return self.app.build_engine(
             loop,
             health_paths=self.config.health_paths,
             forwarded=ForwardedFields.from_config(self.config),
             max_connections=connections_allowed(
                 self.config.max_connections, told=self.link is not None),
-            board=board,
+            board=self.board,
             journal=None if self.access_log is None else self.access_log.journal,
             pages=self._pages(fd),
             **self.config.engine_limits(),
@@ -355,8 +362,13 @@ class Worker:
             self.link.beat()
         self.notifier.alive()
         engine.tick(lag_s, self._accept_queue())
+        self._count_lost_lines()
         if self.certificates is not None:
             self.certificates.check()
+
+    def _count_lost_lines(self) -> None:
+        if self.access_log is not None and self.board is not None:
+            self.board.add(AT_LINES_DROPPED, self.access_log.newly_dropped())
 
     def _accept_queue(self) -> int:
         """Connections that the kernel holds for this worker."""

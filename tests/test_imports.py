@@ -24,7 +24,8 @@ FLOORS = {
     "access_log": PROCESS, "beats": PROCESS, "canary": PROCESS, "control": PROCESS, "cpus":
     PROCESS, "deaths": PROCESS, "machine": PROCESS, "metrics": PROCESS, "orders": PROCESS,
     "place": PROCESS, "processes": PROCESS, "readings": PROCESS, "recorder": PROCESS,
-    "recycling": PROCESS, "reloading": PROCESS, "shm": PROCESS, "status": PROCESS,
+    "recycling": PROCESS, "reloading": PROCESS, "renewal": PROCESS, "shm": PROCESS,
+    "status": PROCESS,
     "slots": PROCESS, "sources": PROCESS, "stacks": PROCESS, "steering": PROCESS,
     "supervisor": PROCESS,
     "deployment": PROCESS, "pidfile": PROCESS, "privileges": PROCESS, "systemd": PROCESS,

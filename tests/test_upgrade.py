@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import signal
 import socket
 import sys
+import threading
 from pathlib import Path
 
 import pytest
+from test_metrics import counted, scrape
 from test_supervisor import APP, ENVIRONMENT, Load, ask, children, until
 from upgraded_process import Address, flags, started
 
@@ -110,6 +113,36 @@ def test_the_next_one_may_have_more_workers_or_fewer(server, settings):
     listening = Path("/proc/net/tcp").read_text()
     assert listening.count(f":{server.port:04X} 00000000:0000 0A") == 2
     until(lambda: len(children(server.pid)) == 2)
+
+
+def test_no_counter_goes_down(server, settings):
+    """The new supervisor's workers add to what the old one's counted, whichever is asked."""
+    settings.write_text(settings.read_text() + 'metrics = "/metrics"\n')
+    upgrade(server)
+    over, scraped = threading.Event(), []
+
+    def look():
+        while not over.is_set():
+            scraped.append(scrape(server.port, types=("counter", "histogram")))
+
+    asked = [ask(server)[0] for _ in range(20)]
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        for _ in range(2):
+            upgrade(server)
+            asked.append(ask(server)[0])
+    finally:
+        over.set()
+        thread.join()
+    assert asked == [200] * 22
+    assert len(scraped) > 10
+    for before, after in itertools.pairwise(scraped):
+        for key, value in before.items():
+            assert after[key] >= value, key
+    last = scrape(server.port)
+    assert counted(last)["GET", "/", "200"] == 22
+    assert last["fastserve_workers", ()] == 2
 
 
 def test_a_unix_socket_and_its_file_outlive_the_supervisor(tmp_path, code):
