@@ -91,6 +91,11 @@ class Before:
         """We cannot follow."""
         self.talk.send({"event": "failed", "reason": reason})
 
+    def refuse(self, reason: str) -> ConfigError:
+        """Say that we cannot follow; what to raise."""
+        self.tell_failed(reason)
+        return ConfigError(reason)
+
     def has_left_it_to_us(self) -> bool:
         """Whether the other has just stopped steering, or has died before that."""
         with contextlib.suppress(EOFError):

@@ -72,6 +72,8 @@ def run(app: App, config: Config) -> int:
     certificates = Certificates.from_config(config)
     deployment = Deployment(config, os.environ)
     try:
+        if deployment.before is not None:
+            raise deployment.before.refuse("workers=None cannot follow a server with workers")
         listeners = [group.of(0) for group in deployment.open()]
         deployment.settle()
         return Worker(app, config, listeners, certificates, deployment=deployment).run()
