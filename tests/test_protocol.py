@@ -924,6 +924,31 @@ def test_draining_lets_a_request_finish_and_says_close(bench):
     assert link.closed
 
 
+def test_draining_answers_a_whole_pipeline_before_it_says_close(bench):
+    """What has come is answered; nobody need ask again what nobody has looked at."""
+    link = bench.connect()
+    bench.engine.draining = True
+    link.send(request("/") * 2 + request("/async"))
+    bench.turn()
+
+    replies = link.replies()
+
+    assert [reply.status for reply in replies] == [200, 200, 200]
+    assert [reply.headers.get("connection") for reply in replies] == [None, None, "close"]
+    assert link.closed
+
+
+def test_the_end_does_not_wait_for_whole_pipelines(bench):
+    """Behind drain() the next answer is the last: a client could go on for ever."""
+    link = bench.connect()
+    bench.engine.drain()
+    link.send(request("/") * 3)
+    bench.turn()
+
+    assert link.reply().headers["connection"] == "close"
+    assert link.closed
+
+
 def test_abort_cancels_and_drops(bench):
     """abort() leaves nothing running."""
     link = bench.connect()

@@ -53,6 +53,7 @@ cdef class Engine(ProtocolFactory):
     cdef readonly set opening       # whatever is accepted, and no connection yet
     cdef Admission admission
     cdef public bint draining
+    cdef bint ending                # drain() was called: the next answer is the last
     cdef readonly Py_ssize_t requests_in_flight
     cdef readonly Py_ssize_t requests_total
     cdef readonly int64_t connections_total, bytes_in, bytes_out, shed_total

@@ -238,7 +238,7 @@ cdef class Engine(ProtocolFactory):
 
     def drain(self):
         """Close idle connections now, and every other one behind its last answer."""
-        self.draining = True
+        self.draining = self.ending = True
         for connection in self.deadlines.wheel.items():
             (<ServedConnection>connection).drain()
 

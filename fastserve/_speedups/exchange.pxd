@@ -69,6 +69,7 @@ cdef class AnsweringConnection(ServedConnection):
     cdef Stage stage
     cdef bint working               # inside a read: answers gather in engine.out
     cdef bint closing               # no further request is read; close behind the last answer
+    cdef bint more                  # while draining: another request has come behind the last
     cdef bint unread                # something of the client's stays unread: linger
     cdef bint ended                 # the client sends no more
     cdef bint writing_paused

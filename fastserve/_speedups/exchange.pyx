@@ -221,7 +221,7 @@ cdef class AnsweringConnection(ServedConnection):
             if not self.leave_body():
                 self.closing = self.unread = True
                 return PERSIST_NOT
-        if not call.keep_alive or self.unread or self.engine.draining:
+        if not call.keep_alive or self.unread or (self.engine.draining and not self.more):
             self.closing = True
             return PERSIST_NOT
         return stays
@@ -336,7 +336,7 @@ cdef class AnsweringConnection(ServedConnection):
             length = (<StreamingResponse>response).length
         if exchange is self.last and (
                 self.stage != STAGE_HEAD or not call.keep_alive or self.unread
-                or self.engine.draining) or length == UNTIL_CLOSE:
+                or (self.engine.draining and not self.more)) or length == UNTIL_CLOSE:
             # What is not read of the request by now may come too late to tell (RFC 9112 9.3).
             persistence = PERSIST_NOT
         self.engine.serializer.add_open_head(

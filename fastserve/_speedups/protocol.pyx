@@ -350,6 +350,7 @@ cdef class HttpProtocol(AnsweringConnection):
                 self.stage = STAGE_LENGTH
                 self.body_left = head.content_length
 
+        self.more = engine.draining and consumed < size and not engine.ending
         if engine.observer is not None:
             self.observe(&call, data, plan)
         if plan is None:

@@ -31,6 +31,7 @@ class Outcome:
     victims:      failures of a victim's clients, those that could ask again among them
     stale:        requests on connections that were closed at that moment, by no kill
     notes:        what else was found
+    longest:      the longest wait by the kind of client
     """
 
     seen: Seen
@@ -38,6 +39,7 @@ class Outcome:
     victims: int = 0
     stale: int = 0
     notes: dict[str, Any] = field(default_factory=dict)
+    longest: dict[str, float] = field(default_factory=dict)
 
     @property
     def by_class(self) -> Counter[str]:
@@ -59,7 +61,8 @@ def outcome(server: Serving, watching: Watching, **notes: Any) -> Outcome:
     known = set(map(id, explained))
     left = [ended for ended in seen.ended if id(ended) not in known]
     unexplained = [ended for ended in left if ended.how != "stale"]
-    return Outcome(seen, unexplained, len(explained), len(left) - len(unexplained), notes)
+    longest = {name: one.longest_s for name, one in watching.tally.items()}
+    return Outcome(seen, unexplained, len(explained), len(left) - len(unexplained), notes, longest)
 
 
 def kill_workers(server: Serving, times: int, kinds: tuple[Kind, ...] = MIXED) -> Outcome:

@@ -21,7 +21,7 @@ def l15(report: Report) -> None:
     with tempfile.TemporaryDirectory(prefix="faults-") as home:
         path = f"{home}/app.sock"
         with Serving(unix=path) as server:
-            found = kill_workers(server, 100 if report.full else 3, load_of(report))
+            found = kill_workers(server, 100 if report.full else 2, load_of(report))
             report.require("workers", found.notes["workers"], found.notes["workers"] == "all",
                            "all")
             judge(report, found, 0.1)

@@ -54,7 +54,7 @@ def l3(report: Report) -> None:
         found = stop_a_worker(server, 10 if report.full else 1, load_of(report))
         back = server.log.count("turns again")
         alive = len(server.workers())
-    judge(report, found, 0, but="what the one that stood still had read it answers late")
+    judge(report, found, None)
     waited_s = found.notes["others_waited_s"]
     report.require("the others waited, s", waited_s, waited_s <= (1.5 if report.full else 3),
                    "at most 1.5, with slack in the short form")
@@ -82,7 +82,7 @@ def l3_hard(report: Report) -> None:
     report.count("a loop that is blocked for good is killed after, s", took_s)
     shown = "in block" in log and "tests/faults/app.py" in log
     report.require("its stack is in the log", "yes" if shown else "no", shown, "yes")
-    judge(report, outcome(server, watching), 0, but="its clients wait until then")
+    judge(report, outcome(server, watching), None)
 
 
 def l9(report: Report) -> None:
@@ -113,7 +113,7 @@ def l10(report: Report) -> None:
         before = server.log
         imports = sum(event == "import" for event, _ in server.events())
         server.kill(server.workers()[0])
-        seconds = 60 if report.full else 6
+        seconds = 60 if report.full else 4
         time.sleep(seconds)
         tried = sum(event == "import" for event, _ in server.events()) - imports
         log = server.log[len(before):]
@@ -122,7 +122,7 @@ def l10(report: Report) -> None:
     found = outcome(server, watching)
     judge(report, found, 0.1)
     most = 11 if report.full else 8
-    report.require(f"tries in {seconds} s", tried, 3 <= tried <= most, f"3 to {most}")
+    report.require(f"tries in {seconds} s", tried, 2 <= tried <= most, f"2 to {most}")
     blocks = len(re.findall(r"worker \d+ of slot \d+ ", log))
     traces = log.count("Traceback (most recent call last)")
     report.require("tracebacks", traces, traces <= tried + 1, "one for each try")
