@@ -36,7 +36,9 @@ from fastserve.testing import TestClient
 needs_library("watchfiles")
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="it asks /proc for processes")
 
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(fastserve.__file__).parent.parent)}
+ENVIRONMENT = {
+    **os.environ, "PYTHONPATH": str(Path(fastserve.__file__).parent.parent),
+    "PYTHONDONTWRITEBYTECODE": ""}     # as users have it
 SOON_S = 40
 APP = """
 import asyncio
