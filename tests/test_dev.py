@@ -101,14 +101,23 @@ def develop(tmp_path, code):
             with log.open("wb") as stderr:
                 process = subprocess.Popen(
                     command, cwd=code.parent, env=ENVIRONMENT, stderr=stderr, **options)
-            stack.callback(process.wait)
-            stack.callback(process.kill)
+            stack.callback(end, process)
             wait_for(log, "watching", process)
             wait_for(log, until, process)
             url = wait_for(log, r"workers? for (\S+)", process)[1]
             return ServerProcess(url, log, process)
 
         yield start
+
+
+def end(process):
+    """Stop a server with all of its workers, those that hang too."""
+    process.terminate()
+    try:
+        process.wait(SOON_S)
+    finally:
+        process.kill()
+        process.wait()
 
 
 def get(server, path="/", accept="*/*"):
