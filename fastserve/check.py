@@ -361,5 +361,5 @@ def debugging(app: App, config: Config) -> Iterator[Finding]:
 
 APP_CHECKS: tuple[AppCheck, ...] = (handlers, route_limits, debugging)
 SETTING_CHECKS: tuple[Check, ...] = (
-    tcp_addresses, unix_sockets, control_socket, log_files, limits, proxies, certificates, libraries, choices,
-    extras)
+    tcp_addresses, unix_sockets, control_socket, log_files, limits, proxies, certificates,
+    libraries, choices, extras)

@@ -174,9 +174,9 @@ class Developing(Supervisor):
     def reload(self, canary: int | None = None, canary_s: float | None = None) -> str:
         """Replace every worker; those that still start have old code already."""
         self.problem = ""
-        if self.reloading is not None:
-            self.reloading.end("newer code came")
-            self.reloading = None
+        if self.renewal.reloading is not None:
+            self.renewal.reloading.end("newer code came")
+            self.renewal.reloading = None
         for slot in self.slots:
             slot.failures, slot.start_at_s = 0, 0.0
             for child in slot.children():
@@ -193,9 +193,9 @@ class Developing(Supervisor):
         self.leaving.add(child)
         self.dismiss(child, time.monotonic() + GIVE_UP_S)
 
-    def go_on_reloading(self) -> None:
+    def renew(self) -> None:
         if not any(not child.ready for child in self.leaving):  # one that starts is enough
-            super().go_on_reloading()
+            super().renew()
 
     def start(self, slot: Slot, reason: str) -> Child:
         child = super().start(slot, reason)

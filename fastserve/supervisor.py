@@ -29,26 +29,27 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn
+from functools import partial
+from typing import NoReturn
 
 from fastserve import cpus, log, machine
 from fastserve.beats import Beats
+from fastserve.commands import perform
 from fastserve.config import Config
-from fastserve.control import DESCRIPTOR, Answer, Control, Outcome, refused
+from fastserve.control import Control
 from fastserve.deaths import OomKills, explain, kind_of
 from fastserve.deployment import Deployment
 from fastserve.errors import ConfigError
-from fastserve.listeners import Group, Listener
+from fastserve.listeners import Listener
 from fastserve.orders import Orders
 from fastserve.place import Place
 from fastserve.privileges import User
 from fastserve.recorder import Recorder
-from fastserve.reloading import order_of
 from fastserve.renewal import Renewal
 from fastserve.shm import SharedBoard
 from fastserve.slots import Child, Slot
-from fastserve.status import status_of
-from fastserve.upgrade import After, Succession
+from fastserve.status import complete, summary, tell
+from fastserve.upgrade import Succession
 
 OK, STARTUP_FAILED = 0, 3
 MOST_WORKERS = 512
@@ -58,6 +59,7 @@ RETIRE_AFTER_S = 1.0        # for the handshakes that began before the steering
 KEEP_IDLE_S = 2.0           # a replaced worker, for the requests that are on their way to it
 SETTLED_S = 1.0             # who served for so long has not failed to start
 FIRST_DELAY_S, LAST_DELAY_S = 0.1, 30.0
+STREAMS = ("-", "stderr")   # access_log_file is none
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 HEARD = (
     *STOPPING, signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGWINCH,
@@ -83,9 +85,9 @@ def supervise(
     make:     another kind of Supervisor, from what that is made of
     Raises ConfigError when a listener cannot be opened.
     """
+    make_logs(config)
     log.configure(config.log_level, config.log_format, config.log_file)
     workers = cpus.usable() if config.workers == "auto" else int(config.workers or 1)
-    User.from_config(config)    # may we, and is there one?
     deployment = Deployment(config, os.environ)
     try:
         deployment.open()
@@ -96,6 +98,14 @@ def supervise(
         raise
     finally:
         deployment.close()
+
+
+def make_logs(config: Config) -> None:
+    """Let workers of another user write to the logs, which root may have to make for them."""
+    user = User.from_config(config)
+    for path in (config.log_file, config.access_log_file):
+        if user is not None and path not in (None, *STREAMS):
+            user.give(str(path))
 
 
 class Supervisor:
@@ -129,7 +139,7 @@ class Supervisor:
         self.steered: list[int] = []
         self.wake, self._waker = os.pipe()
         self.born_s = time.monotonic()
-        self.control = Control(config.control, self.perform, deployment.heritage) \
+        self.control = Control(config.control, partial(perform, self), deployment.heritage) \
             if config.control else None
         deployment.settle()
 
@@ -147,7 +157,7 @@ class Supervisor:
             self.deployment.notifier.starting(self.config.boot_timeout_s)
             while True:
                 self.keep()
-                self.tell()
+                tell(self)
                 if self.control is not None:
                     self.control.turn()
                 if self.stop_by_s is not None and not self.children() \
@@ -210,7 +220,7 @@ class Supervisor:
         elif number == signal.SIGUSR1:
             self.reopen_logs()
         elif number == signal.SIGUSR2:
-            reason = self.succession.begin() if self.stop_by_s is None else "the server stops"
+            reason = self.upgrade()
             if reason:
                 logger.error("USR2: %s", reason)
 
@@ -254,19 +264,22 @@ class Supervisor:
 
     def on_reloaded(self) -> None:
         """A reload has come to its end."""
-        self.deployment.notifier.ready(self.summary())
+        self.deployment.notifier.ready(summary(self))
 
-    def scale(self, workers: int) -> bool:
-        """Have so many workers; False where that cannot be."""
-        if self.stop_by_s is not None or not 1 <= workers <= MOST_WORKERS:
-            logger.warning("%d workers cannot be: from 1 to %d", workers, MOST_WORKERS)
-            return False
-        if self.succession.problem:
-            logger.warning("%d workers cannot be now: %s", workers, self.succession.problem)
-            return False
+    def scale(self, workers: int) -> str:
+        """Have so many workers; why that cannot be, or nothing."""
+        reason = self.succession.problem()
+        if self.stop_by_s is not None:
+            reason = "the server stops"
+        elif not 1 <= workers <= MOST_WORKERS:
+            reason = f"from 1 to {MOST_WORKERS}"
+        if reason:
+            reason = f"{workers} workers cannot be: {reason}"
+            logger.warning("%s", reason)
+            return reason
         logger.info("scaling from %d to %d workers", self.wanted, workers)
         self.wanted = workers
-        return True
+        return ""
 
     def rest(self) -> None:
         """Stop the workers, keep the listeners: new connections wait."""
@@ -286,131 +299,34 @@ class Supervisor:
 
     def reopen_logs(self) -> None:
         """Open the log files anew, here and in every worker: somebody has moved them."""
+        make_logs(self.config)
         log.reopen()
         logger.info("the log files are opened anew")
         for child in self.children():
             child.orders.send({"order": "reopen"})
 
-    # One supervisor after another.
-
-    def all_groups(self) -> list[Group]:
-        """All that this process listens on."""
-        return [*self.groups, *([self.control.group] if self.control is not None else [])]
-
-    def take_over(self) -> None:
-        """The supervisor before this one has left steering and files to us."""
+    def upgrade(self) -> str:
+        """Start a supervisor that takes over; why that cannot be, or nothing."""
         if self.stop_by_s is not None:
-            return
-        logger.info("supervisor %d serves from now on", os.getpid())
-        try:
-            self.deployment.take_over()
-        except ConfigError as error:
-            logger.error("%s", error)
+            return "the server stops"
+        if self.renewal.reloading is not None:
+            return "a reload is under way"
+        return self.succession.begin()
 
-    def hand_on(self, after: After) -> None:
-        """Another supervisor serves: leave it everything, and end behind the workers."""
-        logger.info("supervisor %d serves; this one ends behind its workers", after.pid)
-        for group in self.all_groups():
-            if group.key in after.keys:
-                group.leave_file()
-        if self.control is not None:
-            self.control.leave()
-        self.deployment.notifier.main_process(after.pid)
-        after.talk.send({"order": "take"})
+    def end_behind_workers(self) -> None:
+        """Another supervisor serves: the workers accept what still comes to them, and end."""
         self.stop_by_s = time.monotonic() + RETIRE_AFTER_S + self.config.graceful_timeout_s \
             + KILL_AFTER_S
         for child in self.children():
-            self.dismiss(
-                child, self.stop_by_s, delay_s=0 if child in self.leaving else RETIRE_AFTER_S)
-
-    # The control socket.
-
-    def perform(self, request: dict[str, Any]) -> Outcome:
-        """Begin what a request on the control socket asks for; how it comes out."""
-        command = request.get("command")
-        if command == "status":
-            return lambda: status_of(self)
-        if command == "board":
-            return lambda: {"ok": True, DESCRIPTOR: self.board.reading_fd}
-        if command == "reload":
-            return self.perform_reload(request.get("canary"), request.get("canary_s"))
-        if command == "upgrade":
-            reason = self.succession.begin() if self.stop_by_s is None else "the server stops"
-            after = self.succession.after
-            return lambda: refused(reason) if reason or after is None else after.outcome()
-        if command == "scale":
-            return self.perform_scale(request.get("workers"))
-        if command == "drain":
-            self.drain()
-        elif command == "stop":
-            self.stop(at_once=bool(request.get("at_once")), why="control socket")
-        else:
-            raise ValueError(f"there is no command {command!r}")
-        return lambda: {"ok": True}
-
-    def perform_reload(self, canary: object, canary_s: object) -> Outcome:
-        """Begin to replace the workers."""
-        reason = self.reload(*order_of(canary, canary_s))
-        reloading = self.renewal.reloading
-        if reason or reloading is None:
-            return lambda: refused(reason)
-        return reloading.outcome
-
-    def perform_scale(self, workers: object) -> Outcome:
-        """Begin to have so many workers."""
-        if not isinstance(workers, int) or not self.scale(workers):
-            raise ValueError(f"{workers} workers cannot be: from 1 to {MOST_WORKERS}")
-
-        def outcome() -> Answer | None:
-            if self.wanted != workers or self.stop_by_s is not None:
-                return refused("another order came")
-            done = len(self.slots) == workers and all(slot.serves() for slot in self.slots)
-            return {"ok": True} if done else None
-
-        return outcome
-
-    @property
-    def state(self) -> str:
-        """In one word."""
-        reloading = self.renewal.reloading
-        return "stopping" if self.stop_by_s is not None else \
-            "upgrading" if self.succession.starts or self.succession.waits else \
-            "resting" if self.resting else \
-            "canary" if reloading is not None and reloading.trial is not None else \
-            "reloading" if reloading is not None else \
-            "draining" if self.draining else "serving"
-
-    def summary(self) -> str:
-        """In one line, for a service manager."""
-        serving = sum(slot.serves() for slot in self.slots)
-        return f"{self.state}: {serving} of {self.wanted} workers"
-
-    def complete(self) -> bool:
-        """Whether every worker that is wanted serves."""
-        return len(self.slots) >= self.wanted \
-            and all(slot.serves() for slot in self.slots[:self.wanted])
-
-    def tell(self) -> None:
-        """Let the service manager know how it goes."""
-        notifier = self.deployment.notifier
-        notifier.flush()
-        if self.succession.waits or self.succession.handed_on:
-            return
-        if self.stop_by_s is not None or self.resting or any(slot.serves() for slot in self.slots):
-            notifier.alive()
-        if self.stop_by_s is None:
-            notifier.store(self.groups, self.wanted)
-            if not notifier.is_ready and self.complete():
-                notifier.ready(self.summary())
-            elif notifier.is_ready and self.renewal.reloading is None:
-                notifier.status(self.summary())
+            delay_s = 0 if child in self.leaving else RETIRE_AFTER_S
+            self.dismiss(child, self.stop_by_s, delay_s=delay_s, keep_idle_s=KEEP_IDLE_S)
 
     # Keeping the slots.
 
     def keep(self) -> None:
         """Start what is missing, retire what is too much, go on reloading; steer."""
         self.hurry_on()
-        self.succession.turn(complete=self.complete())
+        self.succession.turn(complete=complete(self))
         if self.stop_by_s is not None:
             return
         self.resize()
@@ -420,9 +336,13 @@ class Supervisor:
                 if slot.child is None and slot.successor is None and not slot.retiring \
                         and now >= slot.start_at_s:
                     slot.child = self.start(slot, slot.reason)
-            self.renewal.turn()
+            self.renew()
         self.cover()
         self.steer()
+
+    def renew(self) -> None:
+        """Go on replacing workers that serve."""
+        self.renewal.turn()
 
     def resize(self) -> None:
         """As many slots as are wanted; only the last can go."""

@@ -72,6 +72,8 @@ def run(app: App, config: Config) -> int:
     certificates = Certificates.from_config(config)
     deployment = Deployment(config, os.environ)
     try:
+        if deployment.before is not None:
+            raise deployment.before.refuse("workers=None cannot follow a server with workers")
         listeners = [group.of(0) for group in deployment.open()]
         deployment.settle()
         return Worker(app, config, listeners, certificates, deployment=deployment).run()
@@ -96,12 +98,11 @@ def serve_slot(
         certificates = Certificates.from_config(config)
         board = Scoreboard(place.fd, place.block, slot=place.slot)
         link = Link(orders, place.beat, place.slot, board, place.fd)
-        worker = Worker(app, config, listeners, certificates, link)
+        status = Worker(app, config, listeners, certificates, link).run()
     except FastserveError as error:
         shown = getattr(error, "traceback", None)
         logger.error("%s%s", f"{shown}\n" if shown else "", error)
         return STARTUP_FAILED
-    status = worker.run()
     leave_threads_behind(app, status)
     return status
 
@@ -164,10 +165,10 @@ class Worker:
         self.listeners = listeners
         self.certificates = certificates
         self.link = link
-        self.access_log = AccessLog.from_config(config)
         self.board: Scoreboard | None = None
         self.deployment = deployment
         self.notifier = deployment.notifier if deployment is not None else Notifier()
+        self.access_log = AccessLog.from_config(config)
         self.adopted: dict[int, list[socket.socket]] = {}   # slot -> its listeners
         self.drain_delay_s = config.drain_delay_s
         self.keep_idle_s = 0.0      # how long idle connections may still bring a last request

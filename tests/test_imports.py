@@ -29,7 +29,7 @@ FLOORS = {
     "slots": PROCESS, "sources": PROCESS, "stacks": PROCESS, "steering": PROCESS,
     "supervisor": PROCESS,
     "deployment": PROCESS, "pidfile": PROCESS, "privileges": PROCESS, "systemd": PROCESS,
-    "upgrade": PROCESS,
+    "commands": PROCESS, "upgrade": PROCESS,
     "descriptors": PROCESS, "entrance": PROCESS, "listeners": PROCESS, "log": PROCESS,
     "proxy": PROCESS, "proxy_protocol": PROCESS, "target": PROCESS, "tls": PROCESS,
     "worker": PROCESS,

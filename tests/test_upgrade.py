@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import re
 import signal
 import socket
 import sys
@@ -206,6 +207,20 @@ def test_settings_that_cannot_be_change_nothing(server, settings):
     check_refused(server, "the new supervisor ended (exit status 2)")
 
 
+def test_a_server_without_workers_cannot_follow(tmp_path, code, settings):
+    """There is no supervisor in it to hand over to."""
+    pid_file = tmp_path / "server.pid"
+    with started(tmp_path, "-m", "fastserve", "run", str(code), "--config", str(settings),
+                 "--pid-file", str(pid_file)) as server:
+        until(lambda: server.log.count("listening on") == 2)
+        port = int(re.search(r"listening on http://127.0.0.1:(\d+)", server.log)[1])
+        settings.write_text("port = 0\n")
+        server.send(signal.SIGUSR2)
+        until(lambda: "the upgrade failed: workers=None cannot follow a server" in server.log)
+        assert server.pid == server.process.pid
+        assert ask(Address(port))[0] == 200
+
+
 def test_an_address_that_is_taken_changes_nothing(server, settings):
     """What the new one would open besides is opened before anything is handed over."""
     with socket.socket() as taken:
@@ -356,7 +371,7 @@ def write(text: str):
         port = server.port
         app_log.rename(tmp_path / "app.log.1")
         server.send(signal.SIGUSR1)
-        until(app_log.exists)
+        until(lambda: app_log.exists() and "reopened the logs" in server.log)
 
         def all_write_to_the_new_one():
             old = (tmp_path / "app.log.1").read_text()
