@@ -47,7 +47,8 @@ WITHOUT_LIMIT = {
     "write_timeout_s": "a client that reads nothing holds its answer in memory",
     "stall_hard_s": "a worker that hangs is never replaced",
 }
-LARGE_BODY_BYTES = 1 << 30
+LARGE_BODY_BYTES = FREE_BYTES = 1 << 30
+STREAMS = ("-", "stderr")
 EXPIRES_SOON_S = 14 * DAY_S
 LIBRARIES = ("uvloop", "httptools", "orjson")
 # setting -> (modules, extra, what it lacks without)
@@ -258,6 +259,27 @@ def extras(config: Config, machine: Machine) -> Iterator[Finding]:
         yield Finding(OK, "extras", "what the settings need is installed")
 
 
+def log_files(config: Config, machine: Machine) -> Iterator[Finding]:
+    """Their directories, and the room that is left there."""
+    named = [config.log_file, config.access_log_file if config.access_log != "off" else None]
+    paths = [path for path in named if path not in (None, *STREAMS)]
+    if not paths:
+        yield Finding(OK, "log files", "none")
+    for path in paths:
+        directory = os.path.dirname(os.path.abspath(str(path)))
+        try:
+            found = os.statvfs(directory)
+        except OSError:
+            free = FREE_BYTES
+        else:
+            free = found.f_bavail * found.f_frsize
+        if free < FREE_BYTES:
+            yield Finding(WARN, "log files", f"{free >> 20} MiB are free for {path}",
+                          f"make room: du -sh {directory}/*")
+        else:
+            yield from _directory("log files", str(path))
+
+
 # --- TLS ---------------------------------------------------------------------------------
 
 
@@ -339,5 +361,5 @@ def debugging(app: App, config: Config) -> Iterator[Finding]:
 
 APP_CHECKS: tuple[AppCheck, ...] = (handlers, route_limits, debugging)
 SETTING_CHECKS: tuple[Check, ...] = (
-    tcp_addresses, unix_sockets, control_socket, limits, proxies, certificates, libraries, choices,
-    extras)
+    tcp_addresses, unix_sockets, control_socket, log_files, limits, proxies, certificates,
+    libraries, choices, extras)

@@ -95,15 +95,18 @@ def _is_local(address: object) -> bool:
         return address.host == "localhost"
 
 
-class Said(logging.Handler):
-    """The errors that were logged."""
+class Said(logging.Filter):
+    """The errors that the server logged; a filter, since handlers are the application's to have."""
 
     def __init__(self) -> None:
-        super().__init__(logging.ERROR)
+        super().__init__()
         self.errors: list[str] = []
 
-    def emit(self, record: logging.LogRecord) -> None:
-        self.errors = [*self.errors[-9:], record.getMessage()]
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Keep it in mind, and let it pass."""
+        if record.levelno >= logging.ERROR:
+            self.errors = [*self.errors[-9:], record.getMessage()]
+        return True
 
     def of_a_worker(self) -> str:
         """The last one about the end of a worker."""
@@ -143,11 +146,11 @@ class Developing(Supervisor):
         self.at_terminal = _has_terminal()
 
     def run(self) -> int:
-        logger.addHandler(self.said)
+        logger.addFilter(self.said)
         try:
             return super().run()
         finally:
-            logger.removeHandler(self.said)
+            logger.removeFilter(self.said)
 
     def keep(self) -> None:
         if not self.watcher.lives and time.monotonic() >= self.watch_at_s:
@@ -171,9 +174,9 @@ class Developing(Supervisor):
     def reload(self, canary: int | None = None, canary_s: float | None = None) -> str:
         """Replace every worker; those that still start have old code already."""
         self.problem = ""
-        if self.reloading is not None:
-            self.reloading.end("newer code came")
-            self.reloading = None
+        if self.renewal.reloading is not None:
+            self.renewal.reloading.end("newer code came")
+            self.renewal.reloading = None
         for slot in self.slots:
             slot.failures, slot.start_at_s = 0, 0.0
             for child in slot.children():
@@ -190,9 +193,9 @@ class Developing(Supervisor):
         self.leaving.add(child)
         self.dismiss(child, time.monotonic() + GIVE_UP_S)
 
-    def go_on_reloading(self) -> None:
+    def renew(self) -> None:
         if not any(not child.ready for child in self.leaving):  # one that starts is enough
-            super().go_on_reloading()
+            super().renew()
 
     def start(self, slot: Slot, reason: str) -> Child:
         child = super().start(slot, reason)
@@ -232,9 +235,9 @@ class Developing(Supervisor):
         problem = self.problem
         if not problem:
             said = Said()
-            logger.addHandler(said)
+            logger.addFilter(said)
             status = self.serve(listeners, orders, place)
-            logger.removeHandler(said)
+            logger.removeFilter(said)
             if status != STARTUP_FAILED or self.someone_serves():
                 return status
             problem = "\n".join(said.errors)

@@ -168,7 +168,7 @@ def _of_requests(reading: Reading) -> Iterator[Metric]:
     for (method, route), series in sorted(reading.series().items()):
         for status, count in sorted(series.statuses.items()):
             requests.add_metric([method, route, status], count)
-        durations.add_metric([method, route], shown(series.buckets), series.sum_s)
+        durations.add_metric([method, route], shown(series.buckets), series.sum_ns / 1e9)
         bodies.add_metric([method, route], series.body_bytes)
     yield from (requests, durations, bodies)
 
@@ -197,7 +197,7 @@ def _of_all(reading: Reading) -> Iterator[Metric]:
     yield expired
     lag = HistogramMetricFamily(
         "fastserve_loop_lag_seconds", "How late the ticks of the event loops came.", labels=[])
-    lag.add_metric([], shown(counters.lag_buckets), counters.lag_sum_s)
+    lag.add_metric([], shown(counters.lag_buckets), counters.lag_sum_ns / 1e9)
     yield lag
 
 

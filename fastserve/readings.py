@@ -65,6 +65,7 @@ class Series:
     """The requests of one method and route that have ended.
 
     method, route:  ("other", "(no route)") for what no route answered
+    sum_ns:         how long all of them took: whole, so that no order of adding changes it
     buckets:        how many took how long; see LIMITS_S
     statuses:       by status, or by "1xx" to "5xx" for the rare ones of a class
     """
@@ -72,7 +73,7 @@ class Series:
     method: str
     route: str
     count: int = 0
-    sum_s: float = 0.0
+    sum_ns: int = 0
     body_bytes: int = 0
     buckets: tuple[int, ...] = NO_COUNTS
     statuses: Mapping[str, int] = field(default_factory=dict)
@@ -89,7 +90,7 @@ class Series:
         """Both together, under this one's name."""
         return Series(
             self.method, self.route, self.count + sign * other.count,
-            self.sum_s + sign * other.sum_s, self.body_bytes + sign * other.body_bytes,
+            self.sum_ns + sign * other.sum_ns, self.body_bytes + sign * other.body_bytes,
             _sums(self.buckets, other.buckets, sign), _joined(self.statuses, other.statuses, sign))
 
     def minus(self, earlier: Series) -> Series:
@@ -102,7 +103,8 @@ class Counters:
     """What is not counted by route. All of it only grows.
 
     expired:      by DEADLINES
-    lag_buckets:  how many ticks of the loop came how late; see LIMITS_S
+    lag_sum_ns:   of all ticks of the loop
+    lag_buckets:  how many of them came how late; see LIMITS_S
     """
 
     connections: int = 0
@@ -113,7 +115,7 @@ class Counters:
     rejected: int = 0
     lines_dropped: int = 0
     expired: tuple[int, ...] = (0,) * len(DEADLINES)
-    lag_sum_s: float = 0.0
+    lag_sum_ns: int = 0
     lag_buckets: tuple[int, ...] = NO_COUNTS
 
     def plus(self, other: Counters, sign: int = 1) -> Counters:

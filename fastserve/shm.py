@@ -15,6 +15,7 @@ This runs in the supervisor too: no event loop, no thread.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import mmap
 import os
 import struct
@@ -91,6 +92,8 @@ AT_STARTED_NS = 121     # of the wall clock
 AT_LIVE = 128           # a bit for each block that belongs to a worker
 LIVE_WORDS = 32
 AT_RESTARTS = 160       # by REASONS
+# Of every other block, behind what its worker writes.
+AT_OWNER = AFTER_COUNTERS   # the supervisor who handed it out
 MOST_BLOCKS = 64 * LIVE_WORDS - 1
 
 RING_START = HEADER_BYTES + MAX_ROWS * ROW_BYTES
@@ -112,38 +115,55 @@ class BoardError(FastserveError):
 
 
 class SharedBoard:
-    """The memory of one server, as the one process has it that hands blocks out.
+    """The memory of one server, as the process has it that hands blocks out.
 
-    blocks:  how many workers there may be at once, from 1 to 2047
+    blocks:     how many workers there may be at once, from 1 to 2047
+    inherited:  a descriptor of the memory of the supervisor before this one, who goes on using it
+                for a while; where its layout is another, this one begins anew
     `reading_fd` is for those who only read: nothing can be written by it, where the system can
     do that. Raises OSError when there is no such memory to have.
     """
 
-    def __init__(self, blocks: int) -> None:
+    def __init__(self, blocks: int, inherited: int | None = None) -> None:
         if not 1 <= blocks <= MOST_BLOCKS:
             raise ValueError(f"{blocks} blocks cannot be: from 1 to {MOST_BLOCKS}")
-        self.fd = _nameless_file()
+        self._blocks = range(1, blocks + 1)
+        if inherited is not None and _header(inherited, 0)[AT_LAYOUT] == LAYOUT:
+            self.fd = inherited
+        else:
+            self.fd = _nameless_file()
+            self._begin()
         self.reading_fd = _read_only(self.fd)
-        self._free = list(range(1, blocks + 1))
-        self._reached = 0       # blocks in the file; it grows as they are asked for
-        self._sequence = 0
+
+    def _begin(self) -> None:
         os.ftruncate(self.fd, BLOCK_BYTES)
         self._put(0, AT_LAYOUT, LAYOUT)
-        self._put(0, AT_PID, os.getpid())
         self._put(0, AT_STARTED_NS, time.time_ns())
+        self._put(0, AT_PID, os.getpid())
         _write_rows(self.fd, 0, [_empty(b""), _empty(b" ".join(map(str.encode, OTHER_ROUTES)))])
 
     def take(self) -> int:
-        """A block for a new worker, which has counted nothing."""
-        block = self._free.pop(0)
-        if block > self._reached:
-            os.ftruncate(self.fd, (block + 1) * BLOCK_BYTES)
-            self._reached = block
-        self._set_live(block, True)
+        """A block for a new worker, which has counted nothing. Raises IndexError: none is left."""
+        with self._locked():
+            self._bury()
+            live = set(live_blocks(self.fd))
+            (block, *_) = [each for each in self._blocks if each not in live] or [0]
+            if not block:
+                raise IndexError("every block belongs to a worker")
+            size = (block + 1) * BLOCK_BYTES
+            if os.fstat(self.fd).st_size < size:
+                os.ftruncate(self.fd, size)
+            self._put(0, AT_PID, os.getpid())
+            self._put(block, AT_OWNER, os.getpid())
+            self._set_live(block, True)
         return block
 
     def retire(self, block: int) -> None:
         """Its worker has ended: the past has its counts, and the block is free."""
+        with self._locked():
+            self._retire(block)
+
+    def _retire(self, block: int) -> None:
         past = _header(self.fd, 0)
         gone = _header(self.fd, block)
         counts = [(one + other) & _WRAP for one, other in zip(
@@ -154,13 +174,19 @@ class SharedBoard:
             _write_rows(self.fd, 0, rows)
             self._set_live(block, False)
         self._clear(block)
-        self._free.append(block)
-        self._free.sort()
+
+    def _bury(self) -> None:
+        """Retire whose worker has ended and whose supervisor too, so that nobody else will."""
+        for block in live_blocks(self.fd):
+            owner, pid = self.number(block, AT_OWNER), self.number(block, AT_PID)
+            if owner != os.getpid() and pid and not _runs(owner) and not _runs(pid):
+                self._retire(block)
 
     def count_restart(self, reason: str) -> None:
         """A worker is being replaced; the reason is one of REASONS."""
         word = AT_RESTARTS + REASONS.index(reason)
-        self._put(0, word, _header(self.fd, 0)[word] + 1)
+        with self._locked():
+            self._put(0, word, self.number(0, word) + 1)
 
     def read(self) -> Reading:
         """What all have counted. Raises BoardError."""
@@ -185,14 +211,23 @@ class SharedBoard:
         return int(_WORD.unpack(_read(self.fd, block * BLOCK_BYTES + 8 * word, _WORD.size))[0])
 
     @contextlib.contextmanager
-    def _changing(self) -> Iterator[None]:
-        """Whoever reads meanwhile reads again."""
-        self._put(0, AT_SEQUENCE, self._sequence + 1)
+    def _locked(self) -> Iterator[None]:
+        """No other supervisor changes the directory meanwhile; it takes milliseconds."""
+        fcntl.lockf(self.fd, fcntl.LOCK_EX)
         try:
             yield
         finally:
-            self._sequence += 2
-            self._put(0, AT_SEQUENCE, self._sequence)
+            fcntl.lockf(self.fd, fcntl.LOCK_UN)
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Whoever reads meanwhile reads again."""
+        odd = self.number(0, AT_SEQUENCE) | 1   # it is odd already where a supervisor died over it
+        self._put(0, AT_SEQUENCE, odd)
+        try:
+            yield
+        finally:
+            self._put(0, AT_SEQUENCE, odd + 1)
 
     def _set_live(self, block: int, live: bool) -> None:
         word, bit = AT_LIVE + block // 64, 1 << block % 64
@@ -333,7 +368,7 @@ def _counters(head: Sequence[int]) -> Counters:
         rejected=head[AT_REJECTED],
         lines_dropped=head[AT_LINES_DROPPED],
         expired=(*head[AT_EXPIRED + 1:AT_EXPIRED + 1 + waits], head[AT_HANDLERS_EXPIRED]),
-        lag_sum_s=head[AT_LAG_SUM_NS] / 1e9,
+        lag_sum_ns=head[AT_LAG_SUM_NS],
         lag_buckets=tuple(head[AT_LAG_HISTOGRAM:AT_LAG_HISTOGRAM + BUCKETS]),
     )
 
@@ -347,7 +382,7 @@ def _series(rows: list[Row]) -> Iterator[Series]:
         statuses = counts[ROW_STATUSES:]
         method, route = _names(index, label)
         yield Series(
-            method, route, count, counts[ROW_SUM_NS] / 1e9, counts[ROW_BODY_BYTES], buckets,
+            method, route, count, counts[ROW_SUM_NS], counts[ROW_BODY_BYTES], buckets,
             {name: statuses[at] for at, name in enumerate(STATUS_NAMES) if statuses[at]})
 
 
@@ -370,6 +405,16 @@ def _text(data: bytes) -> str:
 
 
 # Blocks as they lie in the file.
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _nameless_file() -> int:

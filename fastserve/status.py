@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 def status_of(supervisor: Supervisor) -> dict[str, Any]:
     """All of it, for JSON."""
     now_s = time.monotonic()
-    reloading = supervisor.reloading
+    reloading = supervisor.renewal.reloading
     trial = reloading.trial if reloading is not None else None
     found = {
         "ok": True,
         "pid": os.getpid(),
-        "state": supervisor.state,
+        "state": state_of(supervisor),
         "uptime_s": round(now_s - supervisor.born_s, 3),
         "workers": supervisor.wanted,
         "listening": [group.listeners[0].label for group in supervisor.groups],
@@ -32,6 +32,48 @@ def status_of(supervisor: Supervisor) -> dict[str, Any]:
     if trial is not None:
         found["canary"] = trial.status()
     return found
+
+
+def state_of(supervisor: Supervisor) -> str:
+    """In one word."""
+    if supervisor.stop_by_s is not None:
+        return "stopping"
+    if supervisor.succession.starts or supervisor.succession.waits:
+        return "upgrading"
+    if supervisor.resting:
+        return "resting"
+    if supervisor.renewal.reloading is not None:
+        return "reloading" if supervisor.renewal.reloading.trial is None else "canary"
+    return "draining" if supervisor.draining else "serving"
+
+
+def summary(supervisor: Supervisor) -> str:
+    """In one line, for a service manager."""
+    serving = sum(slot.serves() for slot in supervisor.slots)
+    return f"{state_of(supervisor)}: {serving} of {supervisor.wanted} workers"
+
+
+def complete(supervisor: Supervisor) -> bool:
+    """Whether every worker that is wanted serves."""
+    slots = supervisor.slots[:supervisor.wanted]
+    return len(slots) == supervisor.wanted and all(slot.serves() for slot in slots)
+
+
+def tell(supervisor: Supervisor) -> None:
+    """Let the service manager know how it goes, if that is ours to say."""
+    notifier = supervisor.deployment.notifier
+    notifier.flush()
+    if not supervisor.succession.steers:
+        return
+    stopping = supervisor.stop_by_s is not None
+    if stopping or supervisor.resting or any(slot.serves() for slot in supervisor.slots):
+        notifier.alive()
+    if not stopping:
+        notifier.store(supervisor.groups, supervisor.wanted)
+        if not notifier.is_ready and complete(supervisor):
+            notifier.ready(summary(supervisor))
+        elif notifier.is_ready and supervisor.renewal.reloading is None:
+            notifier.status(summary(supervisor))
 
 
 def _slot(supervisor: Supervisor, slot: Slot, now_s: float) -> dict[str, Any]:

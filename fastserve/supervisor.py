@@ -29,28 +29,27 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn
+from functools import partial
+from typing import NoReturn
 
 from fastserve import cpus, log, machine
-from fastserve._speedups.scoreboard import AT_REQUESTS
 from fastserve.beats import Beats
-from fastserve.canary import Trial
+from fastserve.commands import perform
 from fastserve.config import Config
-from fastserve.control import DESCRIPTOR, Answer, Control, Outcome, refused
+from fastserve.control import Control
 from fastserve.deaths import OomKills, explain, kind_of
 from fastserve.deployment import Deployment
 from fastserve.errors import ConfigError
-from fastserve.listeners import Group, Listener
+from fastserve.listeners import Listener
 from fastserve.orders import Orders
 from fastserve.place import Place
 from fastserve.privileges import User
 from fastserve.recorder import Recorder
-from fastserve.recycling import Recycling
-from fastserve.reloading import Reload, order_of
+from fastserve.renewal import Renewal
 from fastserve.shm import SharedBoard
 from fastserve.slots import Child, Slot
-from fastserve.status import status_of
-from fastserve.upgrade import After, Succession
+from fastserve.status import complete, summary, tell
+from fastserve.upgrade import Succession
 
 OK, STARTUP_FAILED = 0, 3
 MOST_WORKERS = 512
@@ -60,6 +59,7 @@ RETIRE_AFTER_S = 1.0        # for the handshakes that began before the steering
 KEEP_IDLE_S = 2.0           # a replaced worker, for the requests that are on their way to it
 SETTLED_S = 1.0             # who served for so long has not failed to start
 FIRST_DELAY_S, LAST_DELAY_S = 0.1, 30.0
+STREAMS = ("-", "stderr")   # access_log_file is none
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 HEARD = (
     *STOPPING, signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGWINCH,
@@ -85,9 +85,9 @@ def supervise(
     make:     another kind of Supervisor, from what that is made of
     Raises ConfigError when a listener cannot be opened.
     """
+    make_logs(config)
     log.configure(config.log_level, config.log_format, config.log_file)
     workers = cpus.usable() if config.workers == "auto" else int(config.workers or 1)
-    User.from_config(config)    # may we, and is there one?
     deployment = Deployment(config, os.environ)
     try:
         deployment.open()
@@ -98,6 +98,14 @@ def supervise(
         raise
     finally:
         deployment.close()
+
+
+def make_logs(config: Config) -> None:
+    """Let workers of another user write to the logs, which root may have to make for them."""
+    user = User.from_config(config)
+    for path in (config.log_file, config.access_log_file):
+        if user is not None and path not in (None, *STREAMS):
+            user.give(str(path))
 
 
 class Supervisor:
@@ -113,15 +121,13 @@ class Supervisor:
         self.succession = Succession(self, deployment.before)
         self.reloads = reloads
         self.beats = Beats(4 * MOST_WORKERS)
-        self.board = SharedBoard(4 * MOST_WORKERS - 1)
+        before = deployment.before
+        self.board = SharedBoard(4 * MOST_WORKERS - 1, before.board if before else None)
         self.recorder = Recorder(self.board)
-        self.recycling = Recycling(config)
-        self.recycled: Child | None = None  # the last one that was replaced for its age or size
-        self.held = False                   # a canary failed: none is, until another reload
+        self.renewal = Renewal(self, config)
         held = max((len(group.listeners) for group in self.groups if not group.shared), default=0)
         self.slots = [Slot(index) for index in range(held)]     # of a supervisor before this one
         self.leaving: set[Child] = set()    # they drain; their slot has another worker, or none
-        self.reloading: Reload | None = None
         self.draining = False               # clients are asked to go elsewhere
         self.wanted = workers
         self.resting = False                # WINCH: no workers until HUP
@@ -133,7 +139,7 @@ class Supervisor:
         self.steered: list[int] = []
         self.wake, self._waker = os.pipe()
         self.born_s = time.monotonic()
-        self.control = Control(config.control, self.perform, deployment.heritage) \
+        self.control = Control(config.control, partial(perform, self), deployment.heritage) \
             if config.control else None
         deployment.settle()
 
@@ -151,7 +157,7 @@ class Supervisor:
             self.deployment.notifier.starting(self.config.boot_timeout_s)
             while True:
                 self.keep()
-                self.tell()
+                tell(self)
                 if self.control is not None:
                     self.control.turn()
                 if self.stop_by_s is not None and not self.children() \
@@ -214,7 +220,7 @@ class Supervisor:
         elif number == signal.SIGUSR1:
             self.reopen_logs()
         elif number == signal.SIGUSR2:
-            reason = self.succession.begin() if self.stop_by_s is None else "the server stops"
+            reason = self.upgrade()
             if reason:
                 logger.error("USR2: %s", reason)
 
@@ -225,7 +231,7 @@ class Supervisor:
     def stop(self, *, at_once: bool, why: str) -> None:
         """Let the workers end what they do, or drop it."""
         logger.info("%s: %s", why, "stopping now" if at_once else "stopping")
-        self.end_reload("the server stops")
+        self.renewal.end_reload("the server stops")
         self.succession.stop()
         for group in self.groups:
             group.let_go()
@@ -249,56 +255,37 @@ class Supervisor:
         if not self.reloads:
             return ("the application was imported before the workers, which cannot bring new "
                     "code: start by `fastserve run MODULE:APP --workers N` without --preload")
-        if self.resting:
-            canary = 0      # nobody serves the old code
-        canary = self.config.canary if canary is None else canary
-        canary_s = self.config.canary_s if canary_s is None else canary_s
-        slots = self.serving_slots()
-        if canary and canary >= len(slots):
-            return (f"a canary of {canary} leaves no worker to compare it with: {len(slots)} "
-                    "serve; take fewer, or none: --canary 0")
-        self.end_reload("another reload came")
+        reason = self.renewal.begin_reload(canary, canary_s)
+        if reason:
+            return reason
         self.resting = False
-        logger.info("reloading %d workers", len(slots))
-        trial = Trial(slots[:canary], canary_s, slots[canary:], self.board) if canary else None
-        self.reloading = Reload(slots[canary:], trial)
         self.deployment.notifier.reloading()
         return ""
 
-    def end_reload(self, error: str = "") -> None:
-        """The reload under way has come to its end, well or not."""
-        if self.reloading is not None:
-            if error:
-                logger.error("the reload failed: %s; the workers that are left serve on", error)
-            else:
-                logger.info("reloaded")
-            self.reloading.end(error)
-            self.held = bool(error) and self.reloading.trial is not None
-            if self.held:
-                logger.warning("the new code is still on disk, and a worker that dies comes back "
-                               "with it: put the old code back, or reload with better")
-            self.reloading = None
-            for slot in self.slots:
-                self.restore(slot)
-            self.deployment.notifier.ready(self.summary())
+    def on_reloaded(self) -> None:
+        """A reload has come to its end."""
+        self.deployment.notifier.ready(summary(self))
 
-    def scale(self, workers: int) -> bool:
-        """Have so many workers; False where that cannot be."""
-        if self.stop_by_s is not None or not 1 <= workers <= MOST_WORKERS:
-            logger.warning("%d workers cannot be: from 1 to %d", workers, MOST_WORKERS)
-            return False
-        if self.succession.problem:
-            logger.warning("%d workers cannot be now: %s", workers, self.succession.problem)
-            return False
+    def scale(self, workers: int) -> str:
+        """Have so many workers; why that cannot be, or nothing."""
+        reason = self.succession.problem()
+        if self.stop_by_s is not None:
+            reason = "the server stops"
+        elif not 1 <= workers <= MOST_WORKERS:
+            reason = f"from 1 to {MOST_WORKERS}"
+        if reason:
+            reason = f"{workers} workers cannot be: {reason}"
+            logger.warning("%s", reason)
+            return reason
         logger.info("scaling from %d to %d workers", self.wanted, workers)
         self.wanted = workers
-        return True
+        return ""
 
     def rest(self) -> None:
         """Stop the workers, keep the listeners: new connections wait."""
         logger.info("resting: the workers stop, the listeners stay")
         self.resting = True
-        self.end_reload("the workers rest")
+        self.renewal.end_reload("the workers rest")
         for slot in self.slots:
             for child in slot.children():
                 self.leave(slot, child)
@@ -312,130 +299,34 @@ class Supervisor:
 
     def reopen_logs(self) -> None:
         """Open the log files anew, here and in every worker: somebody has moved them."""
+        make_logs(self.config)
         log.reopen()
         logger.info("the log files are opened anew")
         for child in self.children():
             child.orders.send({"order": "reopen"})
 
-    # One supervisor after another.
-
-    def all_groups(self) -> list[Group]:
-        """All that this process listens on."""
-        return [*self.groups, *([self.control.group] if self.control is not None else [])]
-
-    def take_over(self) -> None:
-        """The supervisor before this one has left steering and files to us."""
+    def upgrade(self) -> str:
+        """Start a supervisor that takes over; why that cannot be, or nothing."""
         if self.stop_by_s is not None:
-            return
-        logger.info("supervisor %d serves from now on", os.getpid())
-        try:
-            self.deployment.take_over()
-        except ConfigError as error:
-            logger.error("%s", error)
+            return "the server stops"
+        if self.renewal.reloading is not None:
+            return "a reload is under way"
+        return self.succession.begin()
 
-    def hand_on(self, after: After) -> None:
-        """Another supervisor serves: leave it everything, and end behind the workers."""
-        logger.info("supervisor %d serves; this one ends behind its workers", after.pid)
-        for group in self.all_groups():
-            if group.key in after.keys:
-                group.leave_file()
-        if self.control is not None:
-            self.control.leave()
-        self.deployment.notifier.main_process(after.pid)
-        after.talk.send({"order": "take"})
+    def end_behind_workers(self) -> None:
+        """Another supervisor serves: the workers accept what still comes to them, and end."""
         self.stop_by_s = time.monotonic() + RETIRE_AFTER_S + self.config.graceful_timeout_s \
             + KILL_AFTER_S
         for child in self.children():
-            self.dismiss(
-                child, self.stop_by_s, delay_s=0 if child in self.leaving else RETIRE_AFTER_S)
-
-    # The control socket.
-
-    def perform(self, request: dict[str, Any]) -> Outcome:
-        """Begin what a request on the control socket asks for; how it comes out."""
-        command = request.get("command")
-        if command == "status":
-            return lambda: status_of(self)
-        if command == "board":
-            return lambda: {"ok": True, DESCRIPTOR: self.board.reading_fd}
-        if command == "reload":
-            return self.perform_reload(request.get("canary"), request.get("canary_s"))
-        if command == "upgrade":
-            reason = self.succession.begin() if self.stop_by_s is None else "the server stops"
-            after = self.succession.after
-            return lambda: refused(reason) if reason or after is None else after.outcome()
-        if command == "scale":
-            return self.perform_scale(request.get("workers"))
-        if command == "drain":
-            self.drain()
-        elif command == "stop":
-            self.stop(at_once=bool(request.get("at_once")), why="control socket")
-        else:
-            raise ValueError(f"there is no command {command!r}")
-        return lambda: {"ok": True}
-
-    def perform_reload(self, canary: object, canary_s: object) -> Outcome:
-        """Begin to replace the workers."""
-        reason = self.reload(*order_of(canary, canary_s))
-        reloading = self.reloading
-        if reason or reloading is None:
-            return lambda: refused(reason)
-        return reloading.outcome
-
-    def perform_scale(self, workers: object) -> Outcome:
-        """Begin to have so many workers."""
-        if not isinstance(workers, int) or not self.scale(workers):
-            raise ValueError(f"{workers} workers cannot be: from 1 to {MOST_WORKERS}")
-
-        def outcome() -> Answer | None:
-            if self.wanted != workers or self.stop_by_s is not None:
-                return refused("another order came")
-            done = len(self.slots) == workers and all(slot.serves() for slot in self.slots)
-            return {"ok": True} if done else None
-
-        return outcome
-
-    @property
-    def state(self) -> str:
-        """In one word."""
-        return "stopping" if self.stop_by_s is not None else \
-            "upgrading" if self.succession.starts or self.succession.waits else \
-            "resting" if self.resting else \
-            "canary" if self.reloading is not None and self.reloading.trial is not None else \
-            "reloading" if self.reloading is not None else \
-            "draining" if self.draining else "serving"
-
-    def summary(self) -> str:
-        """In one line, for a service manager."""
-        serving = sum(slot.serves() for slot in self.slots)
-        return f"{self.state}: {serving} of {self.wanted} workers"
-
-    def complete(self) -> bool:
-        """Whether every worker that is wanted serves."""
-        return len(self.slots) >= self.wanted \
-            and all(slot.serves() for slot in self.slots[:self.wanted])
-
-    def tell(self) -> None:
-        """Let the service manager know how it goes."""
-        notifier = self.deployment.notifier
-        notifier.flush()
-        if self.succession.waits or self.succession.handed_on:
-            return
-        if self.stop_by_s is not None or self.resting or any(slot.serves() for slot in self.slots):
-            notifier.alive()
-        if self.stop_by_s is None:
-            notifier.store(self.groups, self.wanted)
-            if not notifier.is_ready and self.complete():
-                notifier.ready(self.summary())
-            elif notifier.is_ready and self.reloading is None:
-                notifier.status(self.summary())
+            delay_s = 0 if child in self.leaving else RETIRE_AFTER_S
+            self.dismiss(child, self.stop_by_s, delay_s=delay_s, keep_idle_s=KEEP_IDLE_S)
 
     # Keeping the slots.
 
     def keep(self) -> None:
         """Start what is missing, retire what is too much, go on reloading; steer."""
         self.hurry_on()
-        self.succession.turn(complete=self.complete())
+        self.succession.turn(complete=complete(self))
         if self.stop_by_s is not None:
             return
         self.resize()
@@ -445,10 +336,13 @@ class Supervisor:
                 if slot.child is None and slot.successor is None and not slot.retiring \
                         and now >= slot.start_at_s:
                     slot.child = self.start(slot, slot.reason)
-            self.go_on_reloading()
-            self.go_on_recycling()
+            self.renew()
         self.cover()
         self.steer()
+
+    def renew(self) -> None:
+        """Go on replacing workers that serve."""
+        self.renewal.turn()
 
     def resize(self) -> None:
         """As many slots as are wanted; only the last can go."""
@@ -478,75 +372,6 @@ class Supervisor:
         return slot.retiring and slot.retire_at_s is not None \
             and time.monotonic() >= slot.retire_at_s and not slot.children() \
             and not any(child.slot is slot for child in self.leaving)
-
-    def go_on_reloading(self) -> None:
-        """A successor for the next slot, once the one before serves."""
-        reloading = self.reloading
-        if reloading is None or any(slot.successor is not None for slot in self.slots):
-            return
-        left = reloading.left if reloading.trial is None else reloading.trial.left
-        while left:
-            slot = left.pop(0)
-            if slot in self.slots and not slot.retiring and slot.child is not None \
-                    and slot.child.ready:
-                slot.successor = self.start(
-                    slot, "reload" if reloading.trial is None else "canary")
-                return
-        if reloading.trial is None:
-            self.end_reload()
-        else:
-            self.go_on_trying(reloading, reloading.trial)
-
-    def go_on_trying(self, reloading: Reload, trial: Trial) -> None:
-        """The canaries serve: wait, compare, and go on or take them back."""
-        verdict = trial.turn()
-        if verdict is None:
-            return
-        if not verdict.good:
-            self.end_reload(verdict.text)
-            return
-        logger.info("the canary is good: %s", verdict.text)
-        reloading.trial = None
-        reloading.verdict = verdict.text
-        for slot in trial.slots:
-            if slot.parked is not None:
-                self.leave(slot, slot.parked)
-
-    def park(self, slot: Slot, child: Child) -> None:
-        """A predecessor stands by: it accepts nothing, and answers who it has."""
-        slot.parked = child
-        self.stop_covering(child)
-        child.orders.send({"order": "park"})
-
-    def restore(self, slot: Slot) -> None:
-        """The predecessor, if it stands by, has its slot again."""
-        parked = slot.parked
-        if parked is None:
-            return
-        parked.orders.send({"order": "unpark"})
-        for child in (slot.child, slot.successor):
-            if child is not None:
-                self.leave(slot, child)
-        slot.child, slot.parked = parked, None
-
-    def go_on_recycling(self) -> None:
-        """A successor for who has served for long enough; the next one when that one has gone."""
-        if not self.recycling.bounded or self.held or self.reloading is not None \
-                or self.recycled in self.leaving \
-                or any(slot.successor is not None for slot in self.slots):
-            return
-        now = time.monotonic()
-        serving = [(slot, slot.child) for slot in self.slots
-                   if slot.child is not None and slot.serves() and not slot.retiring
-                   and now >= slot.start_at_s]
-        for slot, child in sorted(serving, key=lambda pair: pair[1].born_s):
-            requests = self.board.number(child.block, AT_REQUESTS)
-            why = self.recycling.due(child.term, child.pid, requests, now - child.born_s)
-            if why is not None:
-                logger.info("worker %d of slot %d is replaced: %s", child.pid, slot.index, why.text)
-                self.recycled = child
-                slot.successor = self.start(slot, why.kind)
-                return
 
     def cover(self) -> None:
         """Let a neighbour accept for each slot that nobody serves now."""
@@ -624,7 +449,8 @@ class Supervisor:
         gc.unfreeze()
         theirs.close()
         child = Child(
-            pid, slot, ours, cell, place.block, self.recycling.begin(), time.monotonic(), reason)
+            pid, slot, ours, cell, place.block, self.renewal.recycling.begin(), time.monotonic(),
+            reason)
         child.kill_at_s = child.born_s + self.config.boot_timeout_s
         child.because = f"it was not ready within boot_timeout_s={self.config.boot_timeout_s:g}"
         return child
@@ -690,10 +516,7 @@ class Supervisor:
             slot.failures = 0
             before, slot.child = slot.child, child
             if before is not None:
-                if self.reloading is not None and self.reloading.tries(slot):
-                    self.park(slot, before)
-                else:
-                    self.retire_child(before)
+                self.renewal.follow(slot, before)
         if child.reason:
             slot.restarts[child.reason] += 1
             self.board.count_restart(child.reason)
@@ -765,13 +588,13 @@ class Supervisor:
         if unasked and served:
             self.on_loss(slot, child, how)
         elif unasked and followed:
-            self.on_failed_successor(slot, child, how)
+            self.renewal.on_failed_successor(slot, child, how)
 
     def on_loss(self, slot: Slot, child: Child, how: str) -> None:
         """Nobody asked the worker of a slot to end: plan when the next one is started."""
         slot.deaths += 1
         if slot.parked is not None:
-            self.end_reload(f"the canary {how}")
+            self.renewal.end_reload(f"the canary {how}")
             return
         if child.ready and time.monotonic() - child.born_s >= SETTLED_S:
             slot.failures = 0
@@ -791,16 +614,8 @@ class Supervisor:
         self.status = STARTUP_FAILED
         self.stop(at_once=True, why="start-up failed")
 
-    def on_failed_successor(self, slot: Slot, child: Child, how: str) -> None:
-        """The old worker goes on."""
-        if self.reloading is not None and child.reason in ("reload", "canary"):
-            self.end_reload(f"the new worker {how}")
-        else:
-            slot.failures += 1
-            self.wait_to_start(slot, LAST_DELAY_S)
-
     @staticmethod
-    def wait_to_start(slot: Slot, most_s: float) -> None:
+    def wait_to_start(slot: Slot, most_s: float = LAST_DELAY_S) -> None:
         """Try again later, and later each time."""
         delay_s = min(most_s, FIRST_DELAY_S * 2.0 ** min(slot.failures - 1, 10))
         slot.start_at_s = time.monotonic() + delay_s * random.uniform(0.75, 1.25)  # noqa: S311
@@ -819,7 +634,7 @@ class Supervisor:
                     "worker %d of slot %d: no turn of its loop for %.1f s; others accept for it",
                     child.pid, slot.index, age_s)
                 if slot.parked is not None:
-                    self.end_reload("the canary stalls: its loop does not turn")
+                    self.renewal.end_reload("the canary stalls: its loop does not turn")
                     continue
             elif child.stalled and age_s <= soft:
                 child.stalled = False

@@ -91,8 +91,14 @@ def _is_part_of(missing: str | None, name: str) -> bool:
 
 def _import_file(name: str, directory: str) -> ModuleType:
     path = Path(directory, name).resolve()
-    if not path.is_file():
-        raise ImportTargetError(f"there is no file {name!r} in {directory}")
+    try:
+        path.open("rb").close()
+    except PermissionError:
+        raise ImportTargetError(
+            f"user {os.geteuid()} may not read {str(path)!r}: let it, and pass through every "
+            "directory above it") from None
+    except OSError:
+        raise ImportTargetError(f"there is no file {name!r} in {directory}") from None
     beside = str(path.parent)   # as `python file.py` does: the file may import its neighbours
     if beside not in sys.path:
         sys.path.insert(0, beside)

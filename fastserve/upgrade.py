@@ -22,10 +22,12 @@ import socket
 import sys
 import time
 from collections.abc import Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
 from fastserve.control import Answer, refused
 from fastserve.deaths import explain
+from fastserve.errors import ConfigError
 from fastserve.listeners import ACTIVATED, Group, Heritage
 from fastserve.orders import Message, Orders
 
@@ -44,11 +46,15 @@ class Before:
     """The supervisor that this one follows.
 
     heritage:  its listeners
+    board:     a descriptor of what its workers count into (shm.py); None: it gave none
     hands_on:  it still serves, steers and owns the files
     """
 
-    def __init__(self, pid: int, talk: Orders, heritage: Heritage) -> None:
+    def __init__(
+        self, pid: int, talk: Orders, heritage: Heritage, board: int | None = None
+    ) -> None:
         self.pid = pid
+        self.board = board
         self.talk = talk
         self.heritage = heritage
         self.keys = set(heritage.sockets)
@@ -69,7 +75,11 @@ class Before:
                 activated += sockets
             else:
                 named.append((key, sockets))
-        return cls(told["from"], Orders(_inherited(told["talk"])), Heritage(named, activated))
+        board = told.get("board")
+        if board is not None:
+            os.set_inheritable(board, False)
+        return cls(
+            told["from"], Orders(_inherited(told["talk"])), Heritage(named, activated), board)
 
     def tell_ready(self, keys: Sequence[str]) -> None:
         """All our workers serve, at these addresses."""
@@ -80,6 +90,11 @@ class Before:
     def tell_failed(self, reason: str) -> None:
         """We cannot follow."""
         self.talk.send({"event": "failed", "reason": reason})
+
+    def refuse(self, reason: str) -> ConfigError:
+        """Say that we cannot follow; what to raise."""
+        self.tell_failed(reason)
+        return ConfigError(reason)
 
     def has_left_it_to_us(self) -> bool:
         """Whether the other has just stopped steering, or has died before that."""
@@ -116,12 +131,6 @@ class After:
         self.error = ""
         self.keys: set[str] = set()     # the addresses that it serves
 
-    def outcome(self) -> Answer | None:
-        """The answer to who asked for it."""
-        if not self.over:
-            return None
-        return refused(self.error) if self.error else {"ok": True}
-
     def listen(self) -> bool:
         """Read what it says; whether it has just become ready."""
         try:
@@ -150,6 +159,12 @@ class After:
         self.give_up_at_s = time.monotonic() + END_S
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, number)
+
+    def outcome(self) -> Answer | None:
+        """The answer to who asked for it."""
+        if not self.over:
+            return None
+        return refused(self.error) if self.error else {"ok": True}
 
     def ended(self, status: int) -> None:
         """It has, with this status of waitpid(), before it was ready."""
@@ -180,10 +195,22 @@ def starting_directory() -> str:
     return os.getcwd()
 
 
-def start_successor(
-    groups: Sequence[Group], directory: str, environ: Mapping[str, str], boot_timeout_s: float
-) -> After:
-    """Run this process's command line again, with the listeners of these groups."""
+@dataclass(frozen=True)
+class Legacy:
+    """What a successor inherits.
+
+    board:      a descriptor of what all workers count into
+    directory:  where it starts
+    """
+
+    groups: Sequence[Group]
+    board: int
+    directory: str
+    environ: Mapping[str, str]
+
+
+def start_successor(legacy: Legacy, boot_timeout_s: float) -> After:
+    """Run this process's command line again."""
     ours, theirs = Orders.pair()
     parent = os.getpid()
     sys.stdout.flush()
@@ -191,28 +218,28 @@ def start_successor(
     pid = os.fork()
     if pid == 0:
         signal.set_wakeup_fd(-1)    # it is the parent's
-        _become_successor(groups, directory, environ, parent, theirs)
+        _become_successor(legacy, parent, theirs)
     theirs.close()
     return After(pid, ours, boot_timeout_s)
 
 
-def _become_successor(
-    groups: Sequence[Group], directory: str, environ: Mapping[str, str], parent: int, talk: Orders
-) -> NoReturn:
+def _become_successor(legacy: Legacy, parent: int, talk: Orders) -> NoReturn:
     try:
         numbers = {
             group.key: [listener.socket.fileno() for listener in group.listeners]
-            for group in groups}
-        for number in [talk.fileno(), *(one for some in numbers.values() for one in some)]:
+            for group in legacy.groups}
+        listening = (number for some in numbers.values() for number in some)
+        for number in [talk.fileno(), legacy.board, *listening]:
             os.set_inheritable(number, True)
-        told = {"for": os.getpid(), "from": parent, "talk": talk.fileno(), "groups": numbers}
-        os.chdir(directory)
+        told = {"for": os.getpid(), "from": parent, "talk": talk.fileno(), "groups": numbers,
+                "board": legacy.board}
+        os.chdir(legacy.directory)
         os.execve(  # noqa: S606  (our own command line)
             sys.executable, [sys.executable, *sys.orig_argv[1:]],
-            {**environ, VARIABLE: json.dumps(told)})
+            {**legacy.environ, VARIABLE: json.dumps(told)})
     except OSError as error:
-        talk.send({"event": "failed", "reason": f"cannot run {sys.executable} in {directory} "
-                   f"again: {error.strerror}"})
+        talk.send({"event": "failed", "reason": f"cannot run {sys.executable} in "
+                   f"{legacy.directory} again: {error.strerror}"})
     finally:
         os._exit(FAILED)
 
@@ -251,11 +278,11 @@ class Succession:
         """Whether one is being started, or ended again."""
         return self.after is not None and not self.after.over
 
-    @property
     def problem(self) -> str:
         """Why nothing can be changed now; nothing if it can."""
         if self.starts:
             return "an upgrade is under way"
+        self.forget_who_is_gone()
         if self.before is not None:
             return "the supervisor before this one has not ended yet"
         return ""
@@ -266,14 +293,20 @@ class Succession:
         talks += [self.after.talk] if self.after is not None and self.starts else []
         return [talk.fileno() for talk in talks]
 
+    def groups(self) -> list[Group]:
+        """All that this process listens on."""
+        control = self.supervisor.control
+        return [*self.supervisor.groups, *([control.group] if control is not None else [])]
+
     def begin(self) -> str:
         """Start a successor; why that cannot be, or nothing."""
-        reason = self.problem or obstacle()
+        reason = self.problem() or obstacle()
         if not reason:
             owner = self.supervisor
             environ = {**os.environ, **owner.deployment.notifier.environment()}
             self.after = start_successor(
-                owner.all_groups(), self.directory, environ, owner.config.boot_timeout_s)
+                Legacy(self.groups(), owner.board.fd, self.directory, environ),
+                owner.config.boot_timeout_s)
             logger.info("upgrading: supervisor %d starts", self.after.pid)
         return reason
 
@@ -290,15 +323,42 @@ class Succession:
         before, after = self.before, self.after
         if before is not None and before.hands_on:
             if complete:
-                before.tell_ready([group.key for group in self.supervisor.all_groups()])
+                before.tell_ready([group.key for group in self.groups()])
             if before.has_left_it_to_us():
-                self.supervisor.take_over()
-        elif before is not None and before.is_gone():
-            self.before = None
+                self.take_over()
+        else:
+            self.forget_who_is_gone()
         if after is not None and not after.over:
             if after.listen():
-                self.supervisor.hand_on(after)
+                self.hand_on(after)
             after.watch()
+
+    def forget_who_is_gone(self) -> None:
+        """Nobody else has our listeners, once the supervisor before us has ended."""
+        if self.before is not None and self.before.is_gone():
+            self.before = None
+
+    def take_over(self) -> None:
+        """The supervisor before this one has left steering and files to us."""
+        if self.supervisor.stop_by_s is not None:
+            return
+        logger.info("supervisor %d serves from now on", os.getpid())
+        try:
+            self.supervisor.deployment.take_over()
+        except ConfigError as error:
+            logger.error("%s", error)
+
+    def hand_on(self, after: After) -> None:
+        """Another supervisor serves: leave it everything, and end behind the workers."""
+        logger.info("supervisor %d serves; this one ends behind its workers", after.pid)
+        for group in self.groups():
+            if group.key in after.keys:
+                group.leave_file()
+        if self.supervisor.control is not None:
+            self.supervisor.control.leave()
+        self.supervisor.deployment.notifier.main_process(after.pid)
+        after.talk.send({"order": "take"})
+        self.supervisor.end_behind_workers()
 
     def close_in_child(self) -> None:
         """In a forked process: the talks are the parent's."""

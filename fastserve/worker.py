@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fastserve import log, stacks
-from fastserve._speedups.scoreboard import Scoreboard
+from fastserve._speedups.scoreboard import AT_LINES_DROPPED, Scoreboard
 from fastserve.access_log import AccessLog
 from fastserve.config import Config
 from fastserve.deployment import Deployment
@@ -72,6 +72,8 @@ def run(app: App, config: Config) -> int:
     certificates = Certificates.from_config(config)
     deployment = Deployment(config, os.environ)
     try:
+        if deployment.before is not None:
+            raise deployment.before.refuse("workers=None cannot follow a server with workers")
         listeners = [group.of(0) for group in deployment.open()]
         deployment.settle()
         return Worker(app, config, listeners, certificates, deployment=deployment).run()
@@ -96,12 +98,11 @@ def serve_slot(
         certificates = Certificates.from_config(config)
         board = Scoreboard(place.fd, place.block, slot=place.slot)
         link = Link(orders, place.beat, place.slot, board, place.fd)
-        worker = Worker(app, config, listeners, certificates, link)
+        status = Worker(app, config, listeners, certificates, link).run()
     except FastserveError as error:
         shown = getattr(error, "traceback", None)
         logger.error("%s%s", f"{shown}\n" if shown else "", error)
         return STARTUP_FAILED
-    status = worker.run()
     leave_threads_behind(app, status)
     return status
 
@@ -164,9 +165,10 @@ class Worker:
         self.listeners = listeners
         self.certificates = certificates
         self.link = link
-        self.access_log = AccessLog.from_config(config)
+        self.board: Scoreboard | None = None
         self.deployment = deployment
         self.notifier = deployment.notifier if deployment is not None else Notifier()
+        self.access_log = AccessLog.from_config(config)
         self.adopted: dict[int, list[socket.socket]] = {}   # slot -> its listeners
         self.drain_delay_s = config.drain_delay_s
         self.keep_idle_s = 0.0      # how long idle connections may still bring a last request
@@ -193,6 +195,11 @@ class Worker:
                     return OK
                 except StartupError as error:
                     logger.error("start-up failed: %s", error)
+                    return STARTUP_FAILED
+                except ConfigError as error:
+                    if self.link is None:
+                        raise   # whoever started us says it
+                    logger.error("%s", error)
                     return STARTUP_FAILED
         finally:
             close_loop(loop)
@@ -227,6 +234,7 @@ class Worker:
             engine.close()
             if self.access_log is not None:
                 self.access_log.close(LAST_LINES_S)
+                self._count_lost_lines()
             self.app.blocking_pool.close()
             self.closing.close()
         logger.info("stopped")
@@ -234,14 +242,14 @@ class Worker:
 
     def _engine(self, loop: asyncio.AbstractEventLoop) -> Engine:
         self.app.blocking_pool.threads = self.config.blocking_threads
-        board, fd = self._counting()
+        self.board, fd = self._counting()
         return self.app.build_engine(
             loop,
             health_paths=self.config.health_paths,
             forwarded=ForwardedFields.from_config(self.config),
             max_connections=connections_allowed(
                 self.config.max_connections, told=self.link is not None),
-            board=board,
+            board=self.board,
             journal=None if self.access_log is None else self.access_log.journal,
             pages=self._pages(fd),
             **self.config.engine_limits(),
@@ -353,8 +361,13 @@ class Worker:
             self.link.beat()
         self.notifier.alive()
         engine.tick(lag_s, self._accept_queue())
+        self._count_lost_lines()
         if self.certificates is not None:
             self.certificates.check()
+
+    def _count_lost_lines(self) -> None:
+        if self.access_log is not None and self.board is not None:
+            self.board.add(AT_LINES_DROPPED, self.access_log.newly_dropped())
 
     def _accept_queue(self) -> int:
         """Connections that the kernel holds for this worker."""

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from fastserve._speedups.journal import RecordJournal
 from fastserve.access_log import AccessLog, LogWriter, Records
 from fastserve.config import Config
 from fastserve.errors import ConfigError
+from tests.libraries import needs_library
 from tests.server_process import serve_in_process, wait_for
 
 LINE = b"x" * 99 + b"\n"
@@ -65,13 +67,11 @@ def read_all(reader):
     return found
 
 
-def python(code, *, statuses=(0,), **options):
-    """Run a program of ours; it must end in time, as it should."""
+def python(code, *arguments, **options):
+    """Run a program of ours; it must end well and in time."""
     environment = {**os.environ, "PYTHONPATH": ROOT}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, timeout=60, check=False, **options)
-    assert done.returncode in statuses, done
-    return done
+    subprocess.run([sys.executable, "-c", code, *arguments], env=environment, timeout=60,
+                   check=True, **options)
 
 
 def test_what_is_put_is_in_the_file(tmp_path):
@@ -232,9 +232,7 @@ def test_a_line_that_was_cut_by_a_full_disk_is_ended_later(tmp_path):
         "resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))\n"
         "put(b'c' * 99 + b'\\n')\n"
         "assert writer.close(5) and writer.dropped == 2\n")
-    environment = {**os.environ, "PYTHONPATH": ROOT}
-    subprocess.run(
-        [sys.executable, "-c", code, str(path)], env=environment, timeout=60, check=True)
+    python(code, str(path))
 
     assert path.read_bytes() == (b"a" * 99 + b"\n") * 3 + b"c" * 99 + b"\n"
 
@@ -376,7 +374,9 @@ def test_a_closed_stdout_is_no_place_for_a_log():
         "from fastserve.access_log import AccessLog\n"
         "from fastserve.config import Config\n"
         "AccessLog.from_config(Config(access_log='json'))\n")
-    done = python(code, statuses=(1,), stderr=subprocess.PIPE, preexec_fn=lambda: os.close(1))
+    done = subprocess.run(
+        ["/bin/sh", "-c", '"$0" -c "$1" >&-', sys.executable, code], capture_output=True,
+        env={**os.environ, "PYTHONPATH": ROOT}, timeout=60, check=False)
 
     assert b"ConfigError: access_log_file='-': it is closed" in done.stderr
 
@@ -430,15 +430,16 @@ def hello(tmp_path):
     return str(path)
 
 
-def test_what_was_answered_is_logged_when_the_server_has_ended(hello, tmp_path):
+@pytest.mark.parametrize("workers", [(), ("--workers", "1")], ids=["alone", "supervised"])
+def test_what_was_answered_is_logged_when_the_server_has_ended(workers, hello, tmp_path):
     """However short before its end; USR1 makes it write to the file that has the path then."""
     path = tmp_path / "access.log"
-    flags = ("--access-log", "json", "--access-log-file", str(path), "--loop", "asyncio")
+    flags = ("--access-log", "json", "--access-log-file", str(path), "--loop", "asyncio", *workers)
     with serve_in_process(tmp_path, *flags, target=hello) as server:
         assert ask(server.port, *[f"/hello/{n}" for n in range(50)]) == 50
         path.rename(tmp_path / "access.log.1")
         server.process.send_signal(signal.SIGUSR1)
-        wait_for(server.log_path, "reopened the logs", server.process)
+        eventually(path.exists)
         assert ask(server.port, "/hello/51", "/hello/52") == 2
 
     old, new = [
@@ -486,6 +487,23 @@ def test_a_server_serves_on_and_ends_with_its_stdout_stuck(hello, tmp_path):
         process.wait()
         os.close(ours)
     assert "lines were dropped" in log.read_text()
+
+
+@needs_full
+@pytest.mark.parametrize("workers", [(), ("--workers", "1")], ids=["alone", "supervised"])
+def test_lost_lines_are_counted_where_others_see_them(workers, hello, tmp_path):
+    """With --metrics: so that nobody takes a log for whole that is not."""
+    flags = ("--metrics", "/metrics", "--access-log", "json", "--access-log-file", "/dev/full")
+    with serve_in_process(tmp_path, *flags, *workers, target=hello) as server:
+        assert ask(server.port, *["/hello/x"] * 7) == 7
+
+        def told():
+            with urllib.request.urlopen(f"{server.url}/metrics", timeout=PATIENCE_S) as reply:
+                found = re.search(
+                    r"^fastserve_log_lines_dropped\S* ([\d.]+)", reply.read().decode(), re.M)
+            return found and float(found[1]) >= 7
+
+        eventually(told)
 
 
 def test_a_worker_whose_log_cannot_be_opened_says_so(hello, tmp_path):
@@ -586,7 +604,9 @@ def test_a_filter_that_fails_costs_nobody_a_connection(records, caplog):
 
 def test_structlog_takes_the_fields(records):
     """By its ProcessorFormatter with ExtraAdder, as its documentation has it."""
-    structlog = pytest.importorskip("structlog")
+    needs_library("structlog")
+    import structlog
+
     formatter = structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=[structlog.stdlib.add_log_level, structlog.stdlib.ExtraAdder()],
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta,
@@ -602,18 +622,21 @@ def test_structlog_takes_the_fields(records):
 
 def test_python_json_logger_takes_the_fields(records):
     """All that is no attribute of every record."""
-    jsonlogger = pytest.importorskip("pythonjsonlogger.json")
+    needs_library("pythonjsonlogger")
+    from pythonjsonlogger.json import JsonFormatter
+
     kept = Kept()
     records.addHandler(kept)
     RecordJournal(Records()).add_request(HEAD, status=404)
 
-    found = json.loads(jsonlogger.JsonFormatter().format(kept.records[0]))
+    found = json.loads(JsonFormatter().format(kept.records[0]))
     assert (found["status"], found["target"], found["headers"]) == (404, '/users/7?a="b', {})
 
 
 def test_loguru_takes_the_fields(records):
     """By a handler that hands records on; a brace in a message is no format."""
-    loguru = pytest.importorskip("loguru")
+    needs_library("loguru")
+    import loguru
 
     class Intercept(logging.Handler):
         def emit(self, record):

@@ -20,6 +20,7 @@ from test_supervisor import APP, ENVIRONMENT, Load, ask, children, until
 from fastserve.canary import Trial, judge
 from fastserve.config import Config
 from fastserve.control import ask as ask_control
+from fastserve.deployment import Deployment
 from fastserve.errors import ConfigError
 from fastserve.readings import BUCKETS, LIMITS_S, Series
 from fastserve.recycling import Recycling, Term
@@ -54,6 +55,7 @@ def series(fast=0, slow=0, errors=0, slow_s=0.2):
         (series(19, slow=19), series(19)),                      # too few answers
         (series(960, slow=40, slow_s=0.005), series(1000)),     # slower, by nothing to speak of
         (series(990, slow=5), series(1000)),                    # one in two hundred
+        (series(480, slow=19), series(480, slow=1)),            # too few for a percentile
         (series(0, slow=100, slow_s=0.3), series(0, slow=100, slow_s=0.2)),     # not twice
     ])
 def test_what_is_not_clearly_worse_is_good(new, old):
@@ -152,12 +154,13 @@ def deploy(tmp_path):
 class Traffic(Load):
     """Requests that may be answered 5xx: what counts is that all are answered."""
 
-    def __init__(self, server) -> None:
+    def __init__(self, server, pause_s=0.0) -> None:
         super().__init__(server)
+        self.pause_s = pause_s
         self.statuses: set[int] = set()
 
     def run(self) -> None:
-        while not self.over.is_set():
+        while not self.over.wait(self.pause_s):
             client = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=10)
             try:
                 client.request("GET", "/")
@@ -178,7 +181,7 @@ def test_good_code_is_tried_and_then_taken_everywhere(start, deploy):
     before = workers(server)
     deploy()
     answers = []
-    with Traffic(server) as load:
+    with Traffic(server, 0.02) as load:     # too few for a percentile, which a busy machine makes
         asking = threading.Thread(target=lambda: answers.append(
             ctl(server, "reload", "--canary", "1", "--canary-s", "4")))
         asking.start()
@@ -222,16 +225,19 @@ def test_bad_code_is_taken_back(start, deploy, how):
     server = start()
     before = workers(server)
     deploy(*BROKEN[how][:2])
-    with Traffic(server) as load:
+    loads = [Traffic(server) for _ in range(3)]
+    with contextlib.ExitStack() as stack:
+        for load in loads:
+            stack.enter_context(load)
         failed = ctl(server, "reload", "--canary", "1", "--canary-s", "4")
+    lost = [error for load in loads for error in load.failed]
     assert failed.returncode == 1
     assert BROKEN[how][2] in failed.stderr
     assert workers(server) == before
     if how == "dies":
-        assert load.failed
-        assert len(load.failed) <= 1    # what the victim had read
+        assert 1 <= len(lost) <= 3      # what the victim had read
     else:
-        assert load.failed == []
+        assert lost == []
     if how == "hangs":
         until(lambda: status(server)["leaving"] == [])
     for _ in range(20):
@@ -291,7 +297,8 @@ class Told:
 @pytest.fixture
 def supervisor():
     """One that has two slots, with nobody behind their workers."""
-    found = Supervisor(lambda *parts: 0, Config(workers=2, canary=1), [], 2, reloads=True)
+    config = Config(workers=2, canary=1)
+    found = Supervisor(lambda *parts: 0, config, Deployment(config, {}), 2, reloads=True)
     for index in range(2):
         slot = Slot(index)
         slot.child = Child(
@@ -310,9 +317,13 @@ def supervisor():
 def test_who_accepts_no_more_covers_for_nobody(supervisor, how):
     """Another neighbour is to accept for the slot that nobody serves."""
     first, second = supervisor.slots
-    child, first.successor = first.child, None
+    child = first.child
     second.cover = child
-    getattr(supervisor, how)(first, child)
+    assert supervisor.reload() == ""
+    if how == "park":
+        supervisor.renewal.follow(first, child)
+    else:
+        supervisor.leave(first, child)
     assert second.cover is None
     assert child.orders.orders == ["release", "park" if how == "park" else "stop"]
 
@@ -336,16 +347,32 @@ def test_nobody_is_recycled_while_the_new_code_is_tried(supervisor, monkeypatch)
     started = []
     monkeypatch.setattr(
         supervisor, "start", lambda slot, reason: started.append((slot.index, reason)))
-    supervisor.recycling = Recycling(Config(workers=2, max_lifetime_s=1))
+    supervisor.renewal.recycling = Recycling(Config(workers=2, max_lifetime_s=1))
     for slot in supervisor.slots:
         slot.child.term.lifetime_s = 1e-9
     assert supervisor.reload() == ""
-    supervisor.reloading.trial.left.clear()
-    supervisor.go_on_recycling()
+    supervisor.renewal.reloading.trial.left.clear()
+    supervisor.renewal.turn()
     assert started == []
-    supervisor.end_reload()
-    supervisor.go_on_recycling()
+    supervisor.renewal.end_reload()
+    supervisor.renewal.turn()
     assert started == [(0, "max_lifetime")]
+
+
+@linux
+def test_a_successor_that_failed_is_not_tried_again_at_once(supervisor, monkeypatch):
+    """Its slot waits, and another that is due has its turn."""
+    started = []
+    monkeypatch.setattr(supervisor, "start", lambda slot, reason: started.append(slot.index))
+    supervisor.renewal.recycling = Recycling(Config(workers=2, max_lifetime_s=1))
+    for slot in supervisor.slots:
+        slot.child.term.lifetime_s = 1e-9
+    first = supervisor.slots[0]
+    first.failures = 8
+    supervisor.renewal.on_failed_successor(first, first.child, "could not start")
+    assert first.start_at_s > time.monotonic() + 5
+    supervisor.renewal.turn()
+    assert started == [1]
 
 
 @linux
@@ -371,7 +398,7 @@ def test_workers_that_rested_have_nobody_to_be_compared_with(supervisor):
     assert "leaves no worker" in supervisor.reload()
     supervisor.resting = True
     assert supervisor.reload() == ""
-    assert supervisor.reloading.trial is None
+    assert supervisor.renewal.reloading.trial is None
 
 
 @linux

@@ -226,6 +226,21 @@ def test_the_directory_of_a_unix_socket_is_judged(made_up, tmp_path, monkeypatch
     assert judged(check.unix_sockets, {"uds": "@name"}, made_up())[0] == NOTE
 
 
+def test_the_directory_of_a_log_and_its_room_are_judged(made_up, tmp_path, monkeypatch):
+    """Whichever log it is; one that goes to a stream has none."""
+    assert judged(check.log_files, {"access_log": "text"}, made_up())[0] == OK
+    path = str(tmp_path / "logs" / "access.log")
+    for config in ({"log_file": path}, {"access_log": "json", "access_log_file": path}):
+        level, text = judged(check.log_files, config, made_up())
+        assert (level, f"mkdir -p {tmp_path}/logs" in text) == (ERROR, True)
+    (tmp_path / "logs").mkdir()
+    full = os.statvfs_result((4096, 4096, 1000, 100, 100, 0, 0, 0, 0, 255))
+    assert judged(check.log_files, {"log_file": path}, made_up())[0] == OK
+    monkeypatch.setattr(os, "statvfs", lambda path: full)
+    level, text = judged(check.log_files, {"log_file": path}, made_up())
+    assert (level, "0 MiB are free" in text) == (WARN, True)
+
+
 # --- settings ----------------------------------------------------------------------------
 
 

@@ -97,7 +97,7 @@ def develop(tmp_path, code):
             stack.callback(process.kill)
             wait_for(log, "watching", process)
             wait_for(log, until, process)
-            url = wait_for(log, r"workers for (\S+)", process)[1]
+            url = wait_for(log, r"workers? for (\S+)", process)[1]
             return ServerProcess(url, log, process)
 
         yield start
@@ -134,7 +134,7 @@ def children(pid):
 
 def workers(server):
     """The pids of all that ever served."""
-    return {int(pid) for pid in re.findall(r"listening on \S+ \(pid (\d+)\)", server.log)}
+    return {int(pid) for pid in re.findall(r"listening on \S+ \(pid (\d+)", server.log)}
 
 
 # --- serving -----------------------------------------------------------------------------
@@ -214,7 +214,6 @@ def test_where_nothing_has_started_the_page_says_why_and_looks_again(tmp_path, d
     until_served(server, 1)
 
 
-@pytest.mark.parametrize("serving", [True, False])
 def test_the_page_tells_of_the_newest_code(develop, code):
     """Where nobody has served yet, each mistake takes the place of the one before."""
     code.write_text("def (:\n")
@@ -229,6 +228,7 @@ def test_the_page_tells_of_the_newest_code(develop, code):
     until_served(server, 1)
 
 
+@pytest.mark.parametrize("serving", [True, False])
 def test_newer_code_does_not_wait_for_an_import_that_hangs(develop, code, serving):
     """Whether somebody serves meanwhile or not."""
     hang = f"import time, sys\nprint('it hangs', file=sys.stderr)\ntime.sleep({10 * SOON_S})\n"

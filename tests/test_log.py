@@ -1,5 +1,6 @@
 """log.py: set up only by a door, and only where nobody else did; no control characters."""
 
+import asyncio
 import datetime
 import io
 import json
@@ -7,11 +8,15 @@ import logging
 import logging.config
 import subprocess
 import sys
+import time
 
 import pytest
 
-from fastserve import log
+from fastserve import App, log
+from fastserve.config import Config
+from fastserve.entrance import Entrance
 from fastserve.errors import ConfigError
+from tests.support import Bench, running_loop
 
 
 @pytest.fixture
@@ -174,3 +179,38 @@ def test_importing_configures_nothing():
         "assert not logging.getLogger().handlers"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_what_clients_do_wrong_costs_ten_lines_a_second(caplog):
+    """Requests that are refused cost none, clients that are too slow share ten."""
+    caplog.set_level(logging.INFO, logger="fastserve")
+    with running_loop(asyncio.new_event_loop) as loop:
+        bench = Bench(App(), loop, "fake")
+        for _ in range(100):
+            bench.connect().send(b"GET / HTTP/1.1\r\nbad header\r\n\r\n")
+            bench.connect().send(b"GET / HTTP/1.1\r\n")
+        assert caplog.messages == []
+        begun_s = time.monotonic()
+        for _ in range(60):
+            bench.clock.now_s += 0.25
+            bench.engine.tick()
+        bench.wait_for(lambda: bench.engine.connections == 0)
+        seconds = time.monotonic() - begun_s
+        bench.close()
+
+    assert 0 < len(caplog.messages) <= 10 * (int(seconds) + 1)
+
+
+def test_connections_that_do_not_open_cost_ten_lines_a_second(caplog):
+    """Handshakes and PROXY headers that fail: and only where somebody looks for them."""
+    entrance = Entrance(None, None, Config(), None)
+    begun_s = time.monotonic()
+    for level in ("INFO", "DEBUG"):
+        caplog.set_level(level, logger="fastserve")
+        for _ in range(100):
+            entrance.complain(("192.0.2.1", 1), "no PROXY header in time")
+        if level == "INFO":
+            assert caplog.messages == []
+    seconds = time.monotonic() - begun_s
+
+    assert 0 < len(caplog.messages) <= 10 * (int(seconds) + 1)

@@ -132,6 +132,12 @@ def app(seen, tmp_path):
             yield "a"
         raise LookupError("no more")
 
+    @app.get("/broken-sync/{after:int}")
+    def broken_sync(after: int):
+        for _ in range(after):
+            yield "a"
+        raise LookupError("no more")
+
     @app.get("/known")
     def known():
         return StreamingResponse(iter([b"ab"]), length=2)
@@ -269,11 +275,12 @@ def test_a_5xx_that_was_meant_is_an_error_without_an_exception(client, seen):
     assert not seen.span.events
 
 
+@pytest.mark.parametrize("path", ["/broken", "/broken-sync"])
 @pytest.mark.parametrize(("after", "status"), [(0, 500), (2, 200)])
-def test_an_exception_inside_of_a_body_is_recorded(client, seen, after, status):
+def test_an_exception_inside_of_a_body_is_recorded(client, seen, path, after, status):
     """Before the head has been sent it is a 500; after that the status stays."""
     try:
-        assert client.get(f"/broken/{after}").status == status
+        assert client.get(f"{path}/{after}").status == status
     except Exception:
         assert after    # cut off
     assert seen.span.attributes["http.response.status_code"] == status
@@ -320,6 +327,25 @@ def test_it_is_around_all_middleware(seen):
     with TestClient(app) as client:
         client.get("/")
     assert seen.span.attributes["http.response.status_code"] == 418
+
+
+def test_a_middleware_around_it_is_outside_of_its_span(seen):
+    """Before, and behind: what was current then is so again."""
+    app, current = App(), []
+    app.get("/")(lambda: "")
+    instrument(app, seen.tracers, seen.meters)
+
+    @app.outermost
+    async def look(request: Request, call_next):
+        current.append(trace.get_current_span())
+        response = await call_next(request)
+        current.append(trace.get_current_span())
+        return response
+
+    with TestClient(app) as client:
+        client.get("/")
+    assert len(seen.spans()) == 1
+    assert not any(span.get_span_context().is_valid for span in current)
 
 
 def test_what_the_sampler_leaves_out_costs_no_span(seen):

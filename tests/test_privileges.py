@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -50,10 +51,15 @@ def home():
 
 
 @pytest.fixture
+def tmp_path():
+    """A directory that others may read, unlike those of pytest."""
+    with tempfile.TemporaryDirectory(prefix="fastserve-") as directory:
+        os.chmod(directory, 0o755)
+        yield Path(directory)
+
+
+@pytest.fixture
 def code(tmp_path):
-    """Where others may read it, which pytest's directories are not for."""
-    for directory in (tmp_path, *tmp_path.parents[:2]):
-        directory.chmod(0o755)
     path = tmp_path / "main.py"
     path.write_text(APP)
     return path
@@ -115,6 +121,34 @@ def test_a_port_and_a_unix_socket_of_roots(tmp_path, code):
         assert (tmp_path / "server.pid").stat().st_uid == 0
 
 
+def test_code_that_the_user_may_not_read_is_one_line(tmp_path, code):
+    """As the most likely mistake; no traceback of ours."""
+    code.chmod(0o600)
+    with started(tmp_path, *command(tmp_path, code, "--port", "0")) as server:
+        assert server.process.wait(30) == 3
+        assert f"user {NOBODY} may not read '{code}'" in server.log
+        assert "Traceback" not in server.log
+
+
+def test_logs_are_made_for_the_user(tmp_path, code):
+    """In a directory that only root may write to, and again when they were moved."""
+    logs = {tmp_path / "server.txt": "listening on", tmp_path / "access.txt": "GET"}
+    server_log, access_log = logs
+    more = ("--port", "0", "--log-file", str(server_log), "--access-log", "text",
+            "--access-log-file", str(access_log))
+    with started(tmp_path, *command(tmp_path, code, *more), ready="") as server:
+        until(lambda: server_log.exists() and server_log.read_text().count("listening on") == 2)
+        for _ in range(2):
+            assert ask(Address(server.port))[0] == 200
+            until(lambda: "GET" in access_log.read_text())
+            for path in logs:
+                assert path.stat().st_uid == NOBODY
+                path.rename(path.with_suffix(".old"))
+            server.send(signal.SIGUSR1)
+            until(lambda: server_log.exists() and access_log.exists()
+                  and server_log.read_text().count("reopened the logs") == 2)
+
+
 def is_free(port):
     with socket.socket() as sock:
         return sock.connect_ex(("127.0.0.1", port)) != 0
@@ -142,6 +176,20 @@ def test_names_that_cannot_be_are_refused(settings, words):
     """With the name and the way out."""
     with pytest.raises(ConfigError, match=words):
         User.from_config(Config(workers=1, **settings))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"user": "nobody"}, "user='nobody' is for a server with workers, .* give workers too"),
+        ({"user": "nobody", "workers": 2, "preload": True}, "user='nobody' contradicts preload"),
+        ({"group": "nogroup", "workers": 2}, "group='nogroup' without user .* give user too"),
+    ],
+)
+def test_settings_that_would_run_code_as_root_are_refused(settings, words):
+    """Before anything is imported."""
+    with pytest.raises(ConfigError, match=words):
+        Config(**settings)
 
 
 def test_a_user_without_a_name_has_the_one_group_that_is_given():

@@ -51,7 +51,7 @@ def test_what_a_worker_counts_is_read(board):
     assert sum(worker.counters.lag_buckets) == 1
     users, nobody = (reading.series()[key] for key in (
         ("GET", "/users/{id}"), ("other", "(no route)")))
-    assert (users.count, users.body_bytes, users.sum_s) == (4, 20, pytest.approx(0.04))
+    assert (users.count, users.body_bytes, users.sum_ns) == (4, 20, 40_000_000)
     assert dict(users.statuses) == {"200": 3, "404": 1}
     assert (users.errors(4), users.errors(5), nobody.errors(4)) == (1, 0, 2)
     assert len(reading.series()) == 2       # nothing was answered by a route that had no room
@@ -90,7 +90,27 @@ def test_what_an_ended_worker_counted_stays(board):
     assert reading.counters().requests == 12
     assert reading.workers == ()
     assert board.take() == first
+    put(board, first, shm.AT_OWNER, 0)
     assert not any(memory_of(board, first)[:])
+
+
+def test_no_order_of_adding_changes_a_sum(board):
+    """Seconds would: 0.1 + (0.2 + 0.3) is less than (0.1 + 0.2) + 0.3."""
+    blocks = []
+    for tenths in (1, 2, 3):
+        block, writer = block_of(board)
+        add_row(board, block, b"GET /", {200: 1}, seconds=tenths / 10)
+        writer.tick(tenths / 10, {})
+        blocks.append(block)
+
+    def sums():
+        reading = board.read()
+        return reading.series()["GET", "/"].sum_ns / 1e9, reading.counters().lag_sum_ns / 1e9
+
+    before = sums()
+    for block in reversed(blocks):
+        board.retire(block)
+        assert sums() == before == (0.6, 0.6)
 
 
 def test_memory_is_only_what_was_used(board):
@@ -111,7 +131,7 @@ def test_blocks_come_back_lowest_first(board):
     """So that the file stays as short as it can, and ends where they do."""
     blocks = [board.take() for _ in range(8)]
     assert blocks == list(range(1, 9))
-    with pytest.raises(IndexError):
+    with pytest.raises(IndexError, match="every block"):
         board.take()
     for block in (5, 2):
         board.retire(block)
@@ -119,33 +139,41 @@ def test_blocks_come_back_lowest_first(board):
     assert shm.live_blocks(board.fd) == blocks
 
 
-def test_no_reader_sees_a_sum_go_down_or_count_twice(board):
-    """While workers come, count and end as fast as they can, in another process."""
-    rounds, each = 300, 5
+def come_and_go(board, rounds, each):
+    """In a process of its own: a supervisor whose workers count, and end at once; its id."""
     pid = os.fork()
     if pid == 0:
         try:
+            mine = SharedBoard(8, board.fd)
             for _ in range(rounds):
-                block, writer = block_of(board)
+                block, writer = block_of(mine)
                 writer.add(layout.AT_REQUESTS, each)
-                add_row(board, block, b"GET /", {200: each})
-                board.retire(block)
+                add_row(mine, block, b"GET /", {200: each})
+                mine.retire(block)
         finally:
             os._exit(0)
+    return pid
+
+
+def test_no_reader_sees_a_sum_go_down_or_count_twice(board):
+    """While workers of two supervisors come, count and end as fast as they can."""
+    rounds, each = 200, 5
+    pids = [come_and_go(board, rounds, each) for _ in range(2)]
     last, looks = (0, 0), set()
     try:
-        while last != (rounds * each,) * 2:
+        while last != (2 * rounds * each,) * 2:
             reading = board.read()
             series = total(reading.series().values())
             now = (reading.counters().requests, series.count)
-            assert now >= last
+            assert now[0] >= last[0]
             assert now[1] >= last[1]
-            assert max(now) <= rounds * each
+            assert max(now) <= 2 * rounds * each
             looks.add(last := now)
         assert len(looks) > 3       # it was looked at meanwhile
     finally:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
 
 
 def test_a_reader_waits_for_the_sums_to_agree(board, monkeypatch):
@@ -301,6 +329,59 @@ def test_without_memfd_it_is_a_file_that_no_directory_has(monkeypatch, tmp_path)
     assert not any(memory_of(board, block)[:])
     assert list(tmp_path.iterdir()) == []
     board.close()
+
+
+def test_two_supervisors_share_it(board):
+    """For as long as an upgrade takes: no block is handed out twice, and the sums are the same."""
+    after = SharedBoard(8, os.dup(board.fd))
+    blocks = [block_of(each)[0] for each in (board, after, board, after)]
+    assert blocks == [1, 2, 3, 4]
+    for block in blocks:
+        add_row(board, block, b"GET /", {200: block})
+    board.count_restart("reload")
+    after.count_restart("reload")
+    after.retire(2)
+    board.retire(1)
+    for each in (board, after):
+        reading = each.read()
+        assert requests_of(reading) == {("GET", "/"): {"200": 10}}
+        assert [worker.block for worker in reading.workers] == [3, 4]
+        assert reading.past.restarts["reload"] == 2
+    assert after.take() == 1
+    after.close()
+
+
+def test_the_workers_of_a_supervisor_that_died_are_buried(board):
+    """By the next one that needs a block: what they counted stays, and who lives is left alone."""
+    pid = os.fork()
+    if pid == 0:
+        after = SharedBoard(8, board.fd)
+        for block in (block_of(after)[0], block_of(after, pid=os.getppid())[0]):
+            add_row(board, block, b"GET /", {200: block})
+        after.take()    # its worker had not come so far
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert shm.live_blocks(board.fd) == [1, 2, 3]
+    put(board, 0, shm.AT_SEQUENCE, 7)   # and it died over the past
+    mine, _ = block_of(board, pid=pid)
+    assert mine == 1
+    assert shm.live_blocks(board.fd) == [1, 2, 3]
+    reading = board.read()
+    assert requests_of(reading) == {("GET", "/"): {"200": 3}}
+    assert [series.count for series in reading.past.series] == [1]
+    for living in (os.getpid(), os.getppid()):
+        put(board, mine, shm.AT_OWNER, living)
+        assert board.take() != mine     # its supervisor will know of its end
+
+
+def test_the_memory_of_another_version_is_not_used(board):
+    """An upgrade may change the layout: then the sums begin anew."""
+    add_row(board, block_of(board)[0], b"GET /", {200: 1})
+    put(board, 0, layout.AT_LAYOUT, layout.LAYOUT + 1)
+    after = SharedBoard(8, board.fd)
+    assert after.fd != board.fd
+    assert requests_of(after.read()) == {}
+    after.close()
 
 
 @pytest.mark.parametrize("blocks", [0, -1, 2048])

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
+import re
 import signal
 import socket
 import sys
+import threading
 from pathlib import Path
 
 import pytest
+from test_metrics import counted, scrape
 from test_supervisor import APP, ENVIRONMENT, Load, ask, children, until
 from upgraded_process import Address, flags, started
 
@@ -111,6 +115,36 @@ def test_the_next_one_may_have_more_workers_or_fewer(server, settings):
     until(lambda: len(children(server.pid)) == 2)
 
 
+def test_no_counter_goes_down(server, settings):
+    """The new supervisor's workers add to what the old one's counted, whichever is asked."""
+    settings.write_text(settings.read_text() + 'metrics = "/metrics"\n')
+    upgrade(server)
+    over, scraped = threading.Event(), []
+
+    def look():
+        while not over.is_set():
+            scraped.append(scrape(server.port, types=("counter", "histogram")))
+
+    asked = [ask(server)[0] for _ in range(20)]
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        for _ in range(2):
+            upgrade(server)
+            asked.append(ask(server)[0])
+    finally:
+        over.set()
+        thread.join()
+    assert asked == [200] * 22
+    assert len(scraped) > 10
+    for before, after in itertools.pairwise(scraped):
+        for key, value in before.items():
+            assert after[key] >= value, key
+    last = scrape(server.port)
+    assert counted(last)["GET", "/", "200"] == 22
+    assert last["fastserve_workers", ()] == 2
+
+
 def test_a_unix_socket_and_its_file_outlive_the_supervisor(tmp_path, code):
     """The same file, for every client, and gone at the end."""
     path = tmp_path / "the.sock"
@@ -171,6 +205,20 @@ def test_settings_that_cannot_be_change_nothing(server, settings):
     """The new supervisor does not even begin."""
     settings.write_text("workers = 0\n")
     check_refused(server, "the new supervisor ended (exit status 2)")
+
+
+def test_a_server_without_workers_cannot_follow(tmp_path, code, settings):
+    """There is no supervisor in it to hand over to."""
+    pid_file = tmp_path / "server.pid"
+    with started(tmp_path, "-m", "fastserve", "run", str(code), "--config", str(settings),
+                 "--pid-file", str(pid_file)) as server:
+        until(lambda: server.log.count("listening on") == 2)
+        port = int(re.search(r"listening on http://127.0.0.1:(\d+)", server.log)[1])
+        settings.write_text("port = 0\n")
+        server.send(signal.SIGUSR2)
+        until(lambda: "the upgrade failed: workers=None cannot follow a server" in server.log)
+        assert server.pid == server.process.pid
+        assert ask(Address(port))[0] == 200
 
 
 def test_an_address_that_is_taken_changes_nothing(server, settings):
@@ -323,7 +371,7 @@ def write(text: str):
         port = server.port
         app_log.rename(tmp_path / "app.log.1")
         server.send(signal.SIGUSR1)
-        until(app_log.exists)
+        until(lambda: app_log.exists() and "reopened the logs" in server.log)
 
         def all_write_to_the_new_one():
             old = (tmp_path / "app.log.1").read_text()
