@@ -262,12 +262,13 @@ def clock(config: Config, machine: Machine) -> Iterator[Finding]:
 
 def user(config: Config, machine: Machine) -> Iterator[Finding]:
     """Whoever breaks into a handler has the rights of its process."""
-    if machine.uid == 0 and getattr(config, "user", None) is None:
-        yield Finding(WARN, "user", "the workers run as root",
-                      "start as another user; below port 1024: "
-                      "AmbientCapabilities=CAP_NET_BIND_SERVICE, or socket activation")
+    if machine.uid == 0 and config.user is None:
+        yield Finding(WARN, "user", "the workers run as root", "--user NAME --workers N, or "
+                      "start as another user, below port 1024 with CAP_NET_BIND_SERVICE")
+    elif machine.uid == 0:
+        yield Finding(OK, "user", f"the workers become {config.user}")
     else:
-        yield Finding(OK, "user", f"number {machine.uid}" if machine.uid else "not root")
+        yield Finding(OK, "user", f"number {machine.uid}")
 
 
 def python_build(config: Config, machine: Machine) -> Iterator[Finding]:

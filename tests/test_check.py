@@ -110,6 +110,7 @@ MACHINES = [
      "kvm-clock"),
     (machine.user, {}, {}, {"uid": 0}, WARN, "root"),
     (machine.user, {}, {}, {"uid": 1000}, OK, "1000"),
+    (machine.user, {"user": "www", "workers": 1}, {}, {"uid": 0}, OK, "become www"),
     (machine.spreading, {}, {}, {}, OK, "one process"),
 ]
 
