@@ -98,12 +98,11 @@ def serve_slot(
         certificates = Certificates.from_config(config)
         board = Scoreboard(place.fd, place.block, slot=place.slot)
         link = Link(orders, place.beat, place.slot, board, place.fd)
-        worker = Worker(app, config, listeners, certificates, link)
+        status = Worker(app, config, listeners, certificates, link).run()
     except FastserveError as error:
         shown = getattr(error, "traceback", None)
         logger.error("%s%s", f"{shown}\n" if shown else "", error)
         return STARTUP_FAILED
-    status = worker.run()
     leave_threads_behind(app, status)
     return status
 

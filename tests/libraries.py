@@ -1,4 +1,4 @@
-"""Libraries of extras that a whole file of tests is about."""
+"""Libraries that a file of tests, or one test, is about."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 
 def needs_library(name: str) -> None:
-    """Skip the tests of a file where a library is missing; with --require-all they fail."""
+    """Skip the tests of a file, or the test, without a library; with --require-all they fail."""
     try:
         importlib.import_module(name)
     except ImportError:

@@ -24,6 +24,7 @@ from fastserve._speedups.journal import RecordJournal
 from fastserve.access_log import AccessLog, LogWriter, Records
 from fastserve.config import Config
 from fastserve.errors import ConfigError
+from tests.libraries import needs_library
 from tests.server_process import serve_in_process, wait_for
 
 LINE = b"x" * 99 + b"\n"
@@ -603,7 +604,9 @@ def test_a_filter_that_fails_costs_nobody_a_connection(records, caplog):
 
 def test_structlog_takes_the_fields(records):
     """By its ProcessorFormatter with ExtraAdder, as its documentation has it."""
-    structlog = pytest.importorskip("structlog")
+    needs_library("structlog")
+    import structlog
+
     formatter = structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=[structlog.stdlib.add_log_level, structlog.stdlib.ExtraAdder()],
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta,
@@ -619,18 +622,21 @@ def test_structlog_takes_the_fields(records):
 
 def test_python_json_logger_takes_the_fields(records):
     """All that is no attribute of every record."""
-    jsonlogger = pytest.importorskip("pythonjsonlogger.json")
+    needs_library("pythonjsonlogger")
+    from pythonjsonlogger.json import JsonFormatter
+
     kept = Kept()
     records.addHandler(kept)
     RecordJournal(Records()).add_request(HEAD, status=404)
 
-    found = json.loads(jsonlogger.JsonFormatter().format(kept.records[0]))
+    found = json.loads(JsonFormatter().format(kept.records[0]))
     assert (found["status"], found["target"], found["headers"]) == (404, '/users/7?a="b', {})
 
 
 def test_loguru_takes_the_fields(records):
     """By a handler that hands records on; a brace in a message is no format."""
-    loguru = pytest.importorskip("loguru")
+    needs_library("loguru")
+    import loguru
 
     class Intercept(logging.Handler):
         def emit(self, record):

@@ -360,6 +360,22 @@ def test_nobody_is_recycled_while_the_new_code_is_tried(supervisor, monkeypatch)
 
 
 @linux
+def test_a_successor_that_failed_is_not_tried_again_at_once(supervisor, monkeypatch):
+    """Its slot waits, and another that is due has its turn."""
+    started = []
+    monkeypatch.setattr(supervisor, "start", lambda slot, reason: started.append(slot.index))
+    supervisor.renewal.recycling = Recycling(Config(workers=2, max_lifetime_s=1))
+    for slot in supervisor.slots:
+        slot.child.term.lifetime_s = 1e-9
+    first = supervisor.slots[0]
+    first.failures = 8
+    supervisor.renewal.on_failed_successor(first, first.child, "could not start")
+    assert first.start_at_s > time.monotonic() + 5
+    supervisor.renewal.turn()
+    assert started == [1]
+
+
+@linux
 def test_a_sibling_that_was_replaced_is_compared_no_more(supervisor, monkeypatch):
     """What took its place has the new code, and perhaps its block of the board."""
     answered = {supervisor.slots[1].child.block: series(10)}

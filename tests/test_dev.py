@@ -97,7 +97,7 @@ def develop(tmp_path, code):
             stack.callback(process.kill)
             wait_for(log, "watching", process)
             wait_for(log, until, process)
-            url = wait_for(log, r"workers for (\S+)", process)[1]
+            url = wait_for(log, r"workers? for (\S+)", process)[1]
             return ServerProcess(url, log, process)
 
         yield start
