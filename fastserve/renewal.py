@@ -29,7 +29,7 @@ class Renewal:
 
     reloading:  the reload under way
     recycled:   the last worker that was replaced for its age or size
-    held:       a canary failed: nobody is recycled, until a reload goes well
+    held:       a canary failed: nobody is recycled until a reload goes well
     """
 
     def __init__(self, supervisor: Supervisor, config: Config) -> None:
@@ -61,8 +61,16 @@ class Renewal:
         self.reloading = Reload(slots[canary:], trial)
         return ""
 
+    def fail_reload(self, error: str) -> None:
+        """The new code is no good."""
+        self.held = self.reloading is not None and self.reloading.trial is not None
+        self.end_reload(error)
+        if self.held:
+            logger.warning("the new code is still on disk, and a worker that dies comes back "
+                           "with it: put the old code back, or reload with better")
+
     def end_reload(self, error: str = "") -> None:
-        """The reload under way has come to its end, well or not."""
+        """The reload under way has come to its end: well, without an error."""
         reloading = self.reloading
         if reloading is None:
             return
@@ -70,11 +78,8 @@ class Renewal:
             logger.error("the reload failed: %s; the workers that are left serve on", error)
         else:
             logger.info("reloaded")
+            self.held = False
         reloading.end(error)
-        self.held = bool(error) and reloading.trial is not None
-        if self.held:
-            logger.warning("the new code is still on disk, and a worker that dies comes back "
-                           "with it: put the old code back, or reload with better")
         self.reloading = None
         for slot in self._supervisor.slots:
             self._restore(slot)
@@ -102,7 +107,7 @@ class Renewal:
     def on_failed_successor(self, slot: Slot, child: Child, how: str) -> None:
         """The old worker goes on."""
         if self.reloading is not None and child.reason in ("reload", "canary"):
-            self.end_reload(f"the new worker {how}")
+            self.fail_reload(f"the new worker {how}")
         else:
             slot.failures += 1
             self._supervisor.wait_to_start(slot)
@@ -127,7 +132,7 @@ class Renewal:
         if verdict is None:
             return
         if not verdict.good:
-            self.end_reload(verdict.text)
+            self.fail_reload(verdict.text)
             return
         logger.info("the canary is good: %s", verdict.text)
         reloading.trial = None

@@ -594,7 +594,7 @@ class Supervisor:
         """Nobody asked the worker of a slot to end: plan when the next one is started."""
         slot.deaths += 1
         if slot.parked is not None:
-            self.renewal.end_reload(f"the canary {how}")
+            self.renewal.fail_reload(f"the canary {how}")
             return
         if child.ready and time.monotonic() - child.born_s >= SETTLED_S:
             slot.failures = 0
@@ -634,7 +634,7 @@ class Supervisor:
                     "worker %d of slot %d: no turn of its loop for %.1f s; others accept for it",
                     child.pid, slot.index, age_s)
                 if slot.parked is not None:
-                    self.renewal.end_reload("the canary stalls: its loop does not turn")
+                    self.renewal.fail_reload("the canary stalls: its loop does not turn")
                     continue
             elif child.stalled and age_s <= soft:
                 child.stalled = False

@@ -134,7 +134,7 @@ def start(tmp_path):
         def start_one(*flags, workers=3):
             server = stack.enter_context(serve_in_process(
                 tmp_path, "--workers", str(workers), "--control", "control.sock",
-                "--graceful-timeout-s", "5", *flags, target="main.py"))
+                "--graceful-timeout-s", "20", *flags, target="main.py"))
             until(lambda: server.log.count("listening on") >= workers)
             return server
 
@@ -213,7 +213,7 @@ BROKEN = {
             'return {}, 500\n\n@app.get("/slow', "more answers are 5xx"),
     "slow": ('def home():', 'def home():\n    time.sleep(0.05)', "answers take longer"),
     "dies": ('def home():', 'def home():\n    os._exit(9)', "the canary ended"),
-    "hangs": ('def home():', 'def home():\n    time.sleep(4)', "the canary stalls"),
+    "hangs": ('def home():', 'def home():\n    time.sleep(2.5)', "the canary stalls"),
     "does not start": ('app = App()', 'app = None.app', "could not start"),
 }
 

@@ -11,11 +11,16 @@ import socket
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from test_metrics import counted, scrape
 from test_supervisor import APP, ENVIRONMENT, Load, ask, children, until
 from upgraded_process import Address, flags, started
+
+from fastserve.listeners import Heritage
+from fastserve.orders import Orders
+from fastserve.upgrade import After, Before, Succession
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="slots are Linux's")
 
@@ -351,6 +356,37 @@ def test_clients_that_stay_hold_up_only_the_old_one(server):
             assert client.recv(1000) == b""
     until(lambda: not is_alive(before))
     upgrade(server)
+
+
+def test_a_supervisor_that_has_just_ended_is_in_nobodys_way():
+    """It is looked for when it matters, not at the next turn."""
+    ours, theirs = Orders.pair()
+    before = Before(1, ours, Heritage())
+    before.hands_on = False
+    succession = Succession(SimpleNamespace(), before)
+    assert "has not ended yet" in succession.problem()
+    theirs.close()
+    assert succession.problem() == ""
+    assert succession.steers
+
+
+def test_only_one_of_two_supervisors_steers():
+    """The new one from when it is told so, or the other is gone; the old one no more."""
+    ours, theirs = Orders.pair()
+    before = Before(1, ours, Heritage())
+    new = Succession(SimpleNamespace(), before)
+    assert (new.waits, new.steers) == (True, False)
+    theirs.send({"order": "take"})
+    assert before.has_left_it_to_us()
+    assert (new.waits, new.steers) == (False, True)
+    old = Succession(SimpleNamespace(), None)
+    old.after = After(1, theirs, 1.0)
+    assert (old.starts, old.steers) == (True, True)
+    before.tell_ready(["tcp:a:1"])
+    assert old.after.listen()
+    assert (old.starts, old.steers, old.after.keys) == (False, False, {"tcp:a:1"})
+    ours.close()
+    theirs.close()
 
 
 def test_a_rotated_log_is_opened_anew(tmp_path, code):

@@ -132,9 +132,8 @@ def l14(report: Report) -> None:
     for flags in (("--max-requests", "1000"), ("--max-lifetime-s", "1.5"),
                   ("--max-rss-bytes", "60M")):
         replaced: set[int] = set()
-        most = fewest = 0
         with Serving(FASTSERVE, *flags, workers=3) as server:
-            fewest = 3
+            most, fewest = 0, 3
             with under_load(server, load_of(report)) as watching:
                 begun_s = time.monotonic()
                 while len(replaced) < 5 or report.full:
