@@ -34,7 +34,10 @@ def broken():
     with contextlib.ExitStack() as stack:
         def start(answer):
             listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-            threading.Thread(target=serve, args=(listener, answer), daemon=True).start()
+            thread = threading.Thread(target=serve, args=(listener, answer), daemon=True)
+            thread.start()
+            stack.callback(thread.join, 30)
+            stack.callback(listener.shutdown, socket.SHUT_RDWR)     # which ends accept()
             return listener.getsockname()
 
         yield start
@@ -42,14 +45,12 @@ def broken():
 
 def serve(listener, answer):
     """Each connection: read a request, and let answer(socket, number, how many before) go on."""
-    held = []
     while True:
         try:
             client = listener.accept()[0]
         except OSError:
             return
-        held.append(client)
-        with contextlib.suppress(OSError):
+        with client, contextlib.suppress(OSError):
             for count in itertools.count():
                 number = re.search(rb"/(\d+) ", client.recv(65536))
                 if number is None:
