@@ -14,9 +14,11 @@ class Place:
     fd:     of the memory that all workers count into (shm.py)
     block:  of that memory, the worker's
     beat:   to be called whenever its loop turns
+    parent: pid of the supervisor
     """
 
     slot: int
     fd: int
     block: int
     beat: Callable[[], None]
+    parent: int

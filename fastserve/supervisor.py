@@ -437,7 +437,8 @@ class Supervisor:
         listeners = [group.of(slot.index) for group in self.groups]
         ours, theirs = Orders.pair()
         cell = self.beats.take()
-        place = Place(slot.index, self.board.fd, self.board.take(), lambda: self.beats.beat(cell))
+        place = Place(slot.index, self.board.fd, self.board.take(),
+                      lambda: self.beats.beat(cell), os.getpid())
         sys.stdout.flush()
         sys.stderr.flush()
         gc.collect()

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastserve import log, stacks
 from fastserve._speedups.scoreboard import AT_LINES_DROPPED, Scoreboard
+from fastserve._speedups.system import end_with_parent
 from fastserve.access_log import AccessLog
 from fastserve.config import Config
 from fastserve.deployment import Deployment
@@ -93,6 +94,8 @@ def serve_slot(
         user = User.from_config(config)
         if user is not None:
             user.become()   # before any code of the application runs
+        # Even while an import hangs; behind become(), which would undo it.
+        end_with_parent(place.parent, signal.SIGTERM)
         app = load()
         log.configure(config.log_level, config.log_format, config.log_file)
         certificates = Certificates.from_config(config)

@@ -352,6 +352,23 @@ def test_without_the_supervisor_the_workers_go_and_the_port_is_free(tmp_path, co
         assert ask(other)[0] == 200
 
 
+def test_a_worker_that_hangs_in_an_import_goes_with_its_supervisor(tmp_path):
+    """Nothing of a server outlives it, not even what has no loop yet to notice."""
+    code = tmp_path / "hangs.py"
+    code.write_text("import pathlib, time\n"
+                    f"pathlib.Path({str(tmp_path / 'begun')!r}).touch()\n"
+                    "time.sleep(600)\n")
+    command = [sys.executable, "-m", "fastserve", "run", str(code), "--port", "0",
+               "--workers", "2"]
+    with killed_in_the_end(command, tmp_path / "log") as process:
+        until((tmp_path / "begun").exists)
+        until(lambda: len(children(process.pid)) == 2)
+        workers = children(process.pid)
+        process.kill()
+        process.wait()
+        until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
+
+
 def test_a_second_server_on_the_port_does_not_start(start, code):
     """Though its sockets could share it: it says who is in the way, and the first serves on."""
     server = start("--workers", "2")
