@@ -8,7 +8,7 @@ from libc.stdint cimport int64_t
 
 from fastserve._speedups.journal cimport Journal
 from fastserve._speedups.observed cimport Observed
-from fastserve._speedups.scoreboard cimport Scoreboard
+from fastserve._speedups.scoreboard cimport AT_CURRENT, Scoreboard
 
 cdef enum:
     GONE = 499              # the client left before it was answered; nginx's number for it
@@ -31,5 +31,8 @@ cdef class Observer:
     cdef int end(self, Observed* seen, int status, int64_t body_bytes) except -1
     cdef int begin_turn(self) except -1
     cdef int end_turn(self) except -1
+
     # The request whose handler holds the loop from now on; 0: none does.
-    cdef int hold(self, int64_t number) except -1
+    cdef inline void hold(self, int64_t number) noexcept:
+        if self.board is not None:
+            self.board.words[<int>AT_CURRENT] = number

@@ -9,7 +9,7 @@ from libc.string cimport memcpy
 from fastserve._speedups.journal cimport Journal
 from fastserve._speedups.observed cimport Observed
 from fastserve._speedups.scan cimport find_field
-from fastserve._speedups.scoreboard cimport AT_CURRENT, ID_BYTES, Scoreboard, now_ns
+from fastserve._speedups.scoreboard cimport ID_BYTES, SHORTEST_LAG_NS, Scoreboard, now_ns
 
 cdef extern from *:
     """
@@ -71,12 +71,9 @@ cdef class Observer:
             return 0
         if self.now == self.turn:
             self.now = now_ns()     # no answer was given that would have told the time
+        if self.now - self.turn < SHORTEST_LAG_NS:
+            return 0
         return self.board.lagged(self.now - self.turn)
-
-    cdef int hold(self, int64_t number) except -1:
-        if self.board is not None:
-            self.board.words[AT_CURRENT] = number
-        return 0
 
 
 cdef bint is_sane(const char* value, Py_ssize_t size) noexcept:

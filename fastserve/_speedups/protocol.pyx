@@ -386,13 +386,15 @@ cdef class HttpProtocol(AnsweringConnection):
         seen.target_size = head.target_size
         seen.fields_start = head.fields_start
         seen.plan = <PyObject*>plan if plan is not None else NULL
-        self.name_client()
+        if self.client is None:
+            self.name_client()
         seen.client = <PyObject*>self.client
         observer.begin(seen)
         if self.waits_since_ns:
             seen.begun_ns = self.waits_since_ns
             self.waits_since_ns = 0
-        return observer.hold(seen.number)
+        observer.hold(seen.number)
+        return 0
 
     cdef int make_room_for_memo(self) except -1:
         # A second request comes: the first one's fields would fit, and so may these.
@@ -615,11 +617,10 @@ cdef class HttpProtocol(AnsweringConnection):
 
     cdef int name_client(self) except -1:
         # Whoever connected; a trusted proxy says more with each request.
-        if self.client is None:
-            peer = self.told_peer
-            if peer is None and self.channel is not None:
-                peer = self.channel.peer()
-            self.client = client_name(peer if isinstance(peer, tuple) else None)
+        peer = self.told_peer
+        if peer is None and self.channel is not None:
+            peer = self.channel.peer()
+        self.client = client_name(peer if isinstance(peer, tuple) else None)
         return 0
 
     cdef str name_of(self, Request request):

@@ -9,6 +9,7 @@
 # a ring of the last requests. All offsets below are in words of eight bytes, but for *_BYTES.
 
 from libc.stdint cimport int16_t, int64_t, uint64_t
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from fastserve._speedups.observed cimport Observed
 from fastserve._speedups.plan cimport Plan
@@ -82,6 +83,7 @@ cpdef enum:
 
 cdef enum:
     LAG_SECONDS = 10        # see AT_LONGEST_LAG_NS
+    SHORTEST_LAG_NS = 1000000   # worth to be told of
 
 cdef class Scoreboard:
     cdef Py_buffer view             # of the mapping, which it keeps
@@ -107,7 +109,10 @@ cdef class Scoreboard:
         return self.words + ((HEADER_BYTES + MAX_ROWS * ROW_BYTES) >> 3) + (
             <int>(<uint64_t>number % RING_RECORDS) * (RECORD_BYTES >> 3))
 
-cdef int64_t now_ns() noexcept
+cdef inline int64_t now_ns() noexcept:
+    cdef timespec time
+    clock_gettime(CLOCK_MONOTONIC, &time)
+    return <int64_t>time.tv_sec * 1000000000 + time.tv_nsec
 
 # Bucket i holds durations below bucket_limit_ns(i) and not below that of i - 1; the last holds
 # all the rest. Limits are 2**k and 1.5 * 2**k ns, from 8,192 ns on.

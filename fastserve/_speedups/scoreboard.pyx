@@ -8,7 +8,7 @@ from libc.stdint cimport int16_t, int64_t, uint8_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset
 from posix.unistd cimport getpid
-from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, timespec
+from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
 
 from fastserve._speedups.head cimport METHOD_OTHER
 from fastserve._speedups.observed cimport Observed
@@ -23,7 +23,6 @@ cdef extern from *:
 
 cdef enum:
     SHORTEST_BIT = 13           # of bucket 1: from 8,192 ns
-    SHORTEST_LAG_NS = 1000000   # worth remembering
     NO_ROUTE = 0
     OTHER_ROUTES = 1
     WORDS_PER_ROW = ROW_BYTES >> 3
@@ -43,12 +42,6 @@ for _status in range(100, 600):
     INDEX_OF[_status] = _status // 100 - 1
 for _index, _status in enumerate(KNOWN):
     INDEX_OF[_status] = 5 + _index
-
-
-cdef int64_t now_ns() noexcept:
-    cdef timespec time
-    clock_gettime(CLOCK_MONOTONIC, &time)
-    return <int64_t>time.tv_sec * 1000000000 + time.tv_nsec
 
 
 cdef int bucket_of(int64_t duration_ns) noexcept:
@@ -190,10 +183,7 @@ cdef class Scoreboard:
 
     cdef int lagged(self, int64_t lag_ns) except -1:
         # A turn of the loop was that late, or that long.
-        cdef int second
-        if lag_ns < SHORTEST_LAG_NS:
-            return 0
-        second = <int>(<uint64_t>now_ns() // 1000000000 % LAG_SECONDS)
+        cdef int second = <int>(<uint64_t>now_ns() // 1000000000 % LAG_SECONDS)
         if self.longest_second != second:
             self.longest_second = second
             self.longest[second] = 0
