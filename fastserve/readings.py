@@ -148,7 +148,7 @@ class WorkerReading:
     in_flight:    async requests under way
     waiting:      requests that wait for max_in_flight
     accept_queue: connections that the kernel holds for it, as of its last tick
-    lag_s:        how late the last tick of its loop was
+    lag_s:        how late the last tick of its loop was, or the next one is by now
     longest_lag_s:  of the last ten seconds
     current:      the number of the request whose handler holds its loop; 0: none
     """
@@ -180,6 +180,7 @@ class RequestRecord:
     number:     of the worker's requests, from 1
     begun_at_s: when its head was complete, as time.time() has it
     age_s:      how long ago that was
+    wait_s:     from there until it had its turn among those under way (max_in_flight)
     handler_s:  from there until its answer was made; None: not yet
     send_s:     from there until all of that was handed over, or given up; None: not yet
     status:     0: not yet; 499: the client left before there was one
@@ -194,6 +195,7 @@ class RequestRecord:
     slot: int
     begun_at_s: float
     age_s: float
+    wait_s: float
     handler_s: float | None
     send_s: float | None
     status: int
@@ -215,7 +217,7 @@ class RequestRecord:
         """How long it took, or has taken so far."""
         if self.handler_s is None or self.send_s is None:
             return self.age_s
-        return self.handler_s + self.send_s
+        return self.wait_s + self.handler_s + self.send_s
 
 
 @dataclass(frozen=True)

@@ -67,13 +67,13 @@ def asked(record: RequestRecord) -> str:
     """A request under way, on one line."""
     text = f"{_request(record)}, for {_span(record.age_s)}"
     return text if record.handler_s is None else \
-        f"{text}, {record.status} begun after {_span(record.handler_s)}"
+        f"{text}, {record.status} begun after {_span(record.wait_s + record.handler_s)}"
 
 
 def answered(record: RequestRecord) -> str:
     """A request that has ended, on one line, with its phases."""
     return (f"{_span(record.age_s - record.duration_s)} before: {_request(record)}, "
-            f"{record.status} after {_span(record.handler_s or 0)}, sent in "
+            f"{record.status} after {_span(record.wait_s + (record.handler_s or 0))}, sent in "
             f"{_span(record.send_s or 0)}, {record.body_bytes:,} bytes")
 
 

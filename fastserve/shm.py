@@ -49,6 +49,7 @@ from fastserve._speedups.scoreboard import (
     AT_ROWS,
     AT_SHED,
     AT_SLOT,
+    AT_TICKED_NS,
     AT_WAITING,
     AT_WALL_OFFSET_NS,
     BLOCK_BYTES,
@@ -97,6 +98,7 @@ AT_OWNER = AFTER_COUNTERS   # the supervisor who handed it out
 MOST_BLOCKS = 64 * LIVE_WORDS - 1
 
 RING_START = HEADER_BYTES + MAX_ROWS * ROW_BYTES
+TICK_NS = 250_000_000   # between two ticks of a worker
 TRIES = 400
 RETRY_S = 0.001
 COUNTED_WORDS = 192     # of a header: all that anybody reads
@@ -104,7 +106,7 @@ COUNTED_WORDS = 192     # of a header: all that anybody reads
 _WORD = struct.Struct("@Q")
 _HEADER = struct.Struct(f"@{COUNTED_WORDS}Q")
 _ROW = struct.Struct(f"@{ROW_LABEL}Q{LABEL_BYTES}s")
-_RECORD = struct.Struct(f"@{RECORD_ID}Q{ID_BYTES}s{CLIENT_BYTES}s{LINE_BYTES}s")
+_RECORD = struct.Struct(f"@{RECORD_ID}Q{ID_BYTES}s{CLIENT_BYTES}s{LINE_BYTES}sQ")
 _WRAP = 2**64 - 1
 
 Row = tuple[tuple[int, ...], bytes]     # counts, label
@@ -292,7 +294,7 @@ def _request(
     block: int, head: Sequence[int], record: tuple[Any, ...], label: tuple[str, str]
 ) -> RequestRecord:
     number, begun_ns, answered_ns, ended_ns, body_bytes, status, _, sizes = record[:8]
-    name, client, line = record[8:]
+    name, client, line, ran_ns = record[8:]
     ended = bool(ended_ns and status)
     answered = bool(answered_ns and status)
     return RequestRecord(
@@ -302,7 +304,8 @@ def _request(
         slot=head[AT_SLOT],
         begun_at_s=(begun_ns + head[AT_WALL_OFFSET_NS] & _WRAP) / 1e9,
         age_s=max(time.monotonic_ns() - begun_ns, 0) / 1e9,
-        handler_s=max(answered_ns - begun_ns, 0) / 1e9 if answered else None,
+        wait_s=max(ran_ns - begun_ns, 0) / 1e9,
+        handler_s=max(answered_ns - ran_ns, 0) / 1e9 if answered else None,
         send_s=max(ended_ns - answered_ns, 0) / 1e9 if ended else None,
         status=status,
         body_bytes=body_bytes,
@@ -339,6 +342,9 @@ def _workers(fd: int, directory: Sequence[int]) -> Iterator[WorkerReading]:
 
 
 def _worker(block: int, head: Sequence[int], rows: list[Row]) -> WorkerReading:
+    # A loop that hangs does not say so itself: its next tick is late by now.
+    ticked_ns = head[AT_TICKED_NS]
+    late_ns = time.monotonic_ns() - ticked_ns - TICK_NS if ticked_ns else 0
     return WorkerReading(
         block=block,
         pid=head[AT_PID],
@@ -349,8 +355,8 @@ def _worker(block: int, head: Sequence[int], rows: list[Row]) -> WorkerReading:
         waiting=head[AT_WAITING],
         accept_queue=head[AT_ACCEPT_QUEUE],
         draining=bool(head[AT_DRAINING]),
-        lag_s=head[AT_LAG_NS] / 1e9,
-        longest_lag_s=head[AT_LONGEST_LAG_NS] / 1e9,
+        lag_s=max(head[AT_LAG_NS], late_ns) / 1e9,
+        longest_lag_s=max(head[AT_LONGEST_LAG_NS], late_ns) / 1e9,
         current=head[AT_CURRENT],
         counters=_counters(head),
         series=tuple(_series(rows)),

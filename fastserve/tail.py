@@ -30,6 +30,7 @@ from fastserve.watching import (
 )
 
 LOOK_S = 0.1
+SHOWN_WAIT_S = 0.0001   # less is nobody's wait
 
 Worker = tuple[int, int]    # block and pid
 
@@ -112,6 +113,8 @@ def as_text(record: RequestRecord) -> str:
     """A request for people, on one line."""
     when = datetime.fromtimestamp(record.begun_at_s).strftime("%H:%M:%S.%f")[:-3]
     phases = "under way" if record.handler_s is None else f"handler {shown_s(record.handler_s)}"
+    if record.wait_s >= SHOWN_WAIT_S:
+        phases = f"wait {shown_s(record.wait_s)}, {phases}"
     if record.handler_s is not None:
         phases += ", sending" if record.send_s is None else f", send {shown_s(record.send_s)}"
     parts = [

@@ -55,15 +55,17 @@ def bucket_of(seconds):
 
 
 def add_request(board, block, number, *, line=b"GET / HTTP", status=200, row=0, id=b"", client=b"",
-                begun_ns=None, handler_s=0.001, send_s=0.0005, body_bytes=7):
+                begun_ns=None, wait_s=0.0, handler_s=0.001, send_s=0.0005,
+                body_bytes=7):
     """A record of the ring; status 0: it is under way."""
     begun_ns = time.monotonic_ns() if begun_ns is None else begun_ns
-    answered_ns = begun_ns + int(handler_s * 1e9) if status else 0
+    ran_ns = begun_ns + int(wait_s * 1e9)
+    answered_ns = ran_ns + int(handler_s * 1e9) if status else 0
     ended_ns = answered_ns + int(send_s * 1e9) if status else 0
     sizes = len(id) | len(client) << 8 | len(line) << 16
     data = struct.pack(
-        f"@8Q{layout.ID_BYTES}s{layout.CLIENT_BYTES}s{layout.LINE_BYTES}s", number, begun_ns,
-        answered_ns, ended_ns, body_bytes, status, row, sizes, id, client, line)
+        f"@8Q{layout.ID_BYTES}s{layout.CLIENT_BYTES}s{layout.LINE_BYTES}sQ", number, begun_ns,
+        answered_ns, ended_ns, body_bytes, status, row, sizes, id, client, line, ran_ns)
     place = number % layout.RING_RECORDS
     os.pwrite(board.fd, data, block * layout.BLOCK_BYTES + RING_START + place * layout.RECORD_BYTES)
 

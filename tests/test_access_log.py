@@ -17,6 +17,8 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from libraries import needs_library
+from server_process import serve_in_process, wait_for
 
 import fastserve
 from fastserve import access_log
@@ -24,8 +26,6 @@ from fastserve._speedups.journal import RecordJournal
 from fastserve.access_log import AccessLog, LogWriter, Records
 from fastserve.config import Config
 from fastserve.errors import ConfigError
-from tests.libraries import needs_library
-from tests.server_process import serve_in_process, wait_for
 
 LINE = b"x" * 99 + b"\n"
 PATIENCE_S = 30

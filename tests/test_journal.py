@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import Bench, request, running_loop
 
 from fastserve import App, StreamingResponse
 from fastserve._speedups.journal import (
@@ -21,7 +22,6 @@ from fastserve._speedups.journal import (
     RecordJournal,
 )
 from fastserve._speedups.plan import Plan
-from tests.support import Bench, request, running_loop
 
 FORMATS = ("text", "json", "logfmt")
 MOMENT_NS = 1_700_000_000_123_456_789

@@ -11,12 +11,12 @@ import sys
 import time
 
 import pytest
+from support import Bench, running_loop
 
 from fastserve import App, log
 from fastserve.config import Config
 from fastserve.entrance import Entrance
 from fastserve.errors import ConfigError
-from tests.support import Bench, running_loop
 
 
 @pytest.fixture

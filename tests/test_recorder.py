@@ -31,7 +31,8 @@ async def die(how: str):
 def record(number=1, *, age_s=2.0, handler_s=None, send_s=None, **more):
     """A request of the ring; under way unless it has phases."""
     values = {
-        "block": 1, "pid": 7, "slot": 0, "begun_at_s": 0.0, "status": 200 if handler_s else 0,
+        "block": 1, "pid": 7, "slot": 0, "begun_at_s": 0.0, "wait_s": 0.0,
+        "status": 200 if handler_s else 0,
         "body_bytes": 1234, "method": "GET", "route": "/users/{id}", "id": f"id-{number}",
         "client": "10.0.0.7", "line": f"GET /users/{number}", "holds_loop": False, **more}
     return RequestRecord(

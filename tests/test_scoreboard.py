@@ -8,11 +8,11 @@ import struct
 import tempfile
 
 import pytest
+from support import Bench, running_loop
 
 from fastserve import App, HTTPError, Request
 from fastserve._speedups import scoreboard as layout
 from fastserve._speedups.scoreboard import Scoreboard, bucket_limit_ns
-from tests.support import Bench, running_loop
 
 ROW_WORDS = layout.ROW_BYTES // 8
 FIRST_ROW = layout.HEADER_BYTES // 8
@@ -54,6 +54,11 @@ class Reader:
         name = self.text(at + layout.RECORD_ID, sizes & 255)
         line = self.view[8 * (at + layout.RECORD_LINE):][:sizes >> 16]
         return words, name, line
+
+    def ran_ns(self, number):
+        """When a request had its turn."""
+        at = FIRST_RECORD + number % layout.RING_RECORDS * (layout.RECORD_BYTES // 8)
+        return self.word(at + layout.RECORD_RAN_NS)
 
     def close(self):
         self.view.close()
@@ -197,6 +202,35 @@ def test_the_ring_says_what_was_asked_and_when(watched):
     times = words[layout.RECORD_BEGUN_NS:layout.RECORD_ENDED_NS + 1]
     assert times == sorted(times)
     assert times[0] > 0
+
+
+def test_the_wait_for_a_turn_counts(watched):
+    """A request that stands in the queue of max_in_flight has begun, and runs when it is let in."""
+    app = App()
+    gates = []
+
+    @app.get("/gate")
+    async def gate():
+        gates.append(asyncio.get_running_loop().create_future())
+        await gates[-1]
+        return ""
+
+    bench, reader = watched(app, max_in_flight=1, queue_timeout_s=60.0)
+    links = [bench.connect() for _ in range(2)]
+    for link in links:
+        link.send(b"GET /gate HTTP/1.1\r\nHost: a\r\n\r\n")
+        bench.turn()
+    assert reader.word(layout.AT_REQUESTS) == 1
+    gates[0].set_result(None)
+    bench.wait_for(lambda: len(gates) == 2)
+    gates[1].set_result(None)
+    bench.wait_for(lambda: reader.rows["GET /gate"][0] == {"200": 2})
+
+    first, second = (
+        (reader.record(number)[0][layout.RECORD_BEGUN_NS], reader.ran_ns(number))
+        for number in (1, 2))
+    assert first[0] == first[1]
+    assert first[0] <= second[0] < second[1]
 
 
 def test_the_ring_begins_again_and_a_late_end_hurts_nobody(watched):

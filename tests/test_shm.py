@@ -266,13 +266,24 @@ def test_restarts_are_counted_by_reason(board):
         "reload": 2, "out_of_memory": 1}
 
 
+def test_a_loop_that_hangs_is_late_though_it_cannot_say_so(board):
+    """Who reads knows when the next tick was due."""
+    block, writer = block_of(board)
+    writer.tick(0.0, {})
+    put(board, block, layout.AT_TICKED_NS, time.monotonic_ns() - 3 * 10**9)
+
+    (worker,) = board.read().workers
+    assert 2.7 <= worker.lag_s < 60
+    assert worker.longest_lag_s == worker.lag_s
+
+
 def test_the_last_requests_are_read(board):
     """With their phases, the oldest first; the ring wraps."""
     block, _ = block_of(board, slot=2, pid=17)
     row = add_row(board, block, b"GET /users/{id}", {200: 1})
     for number in range(1, 301):
         add_request(board, block, number, line=b"GET /users/%d" % number, row=row,
-                    id=b"abc", client=b"192.0.2.7", handler_s=0.002, send_s=0.001)
+                    id=b"abc", client=b"192.0.2.7", wait_s=0.004, handler_s=0.002, send_s=0.001)
     add_request(board, block, 301, status=0, line=b"GET /now", begun_ns=time.monotonic_ns() - 10**9)
     put(board, block, layout.AT_CURRENT, 301)
 
@@ -284,7 +295,8 @@ def test_the_last_requests_are_read(board):
     assert (last.pid, last.slot, last.block) == (17, 2, block)
     assert last.handler_s == pytest.approx(0.002)
     assert last.send_s == pytest.approx(0.001)
-    assert last.duration_s == pytest.approx(0.003)
+    assert last.wait_s == pytest.approx(0.004)
+    assert last.duration_s == pytest.approx(0.007)
     assert abs(last.begun_at_s - time.time()) < 60
     assert not last.under_way
     assert not last.holds_loop

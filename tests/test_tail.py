@@ -177,6 +177,8 @@ def test_phases_are_shown(board):
     ended, under_way = board.requests(block)
     assert "200    1.5s  (handler 3.4ms, send 1.5s)  2.0K" in as_text(ended)
     assert "(under way)" in as_text(under_way)
+    add_request(board, block, 3, wait_s=0.05, handler_s=0.002, send_s=0.001)
+    assert "(wait 50ms, handler 2.0ms, send 1.0ms)" in as_text(board.requests(block)[-1])
     assert "HOLDS THE LOOP" in as_text(under_way)
     assert json.loads(as_json(under_way))["handler_s"] is None
 

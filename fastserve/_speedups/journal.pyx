@@ -118,9 +118,9 @@ cdef inline char* put_number(char* at, int64_t value) noexcept:
 
 
 cdef inline char* put_micros(char* at, int micros) noexcept:
-    at = put_pair(at, micros // 10000)
-    at = put_pair(at, micros // 100 % 100)
-    return put_pair(at, micros % 100)
+    at = put_pair(at, <int>(micros // 10000))
+    at = put_pair(at, <int>(micros // 100 % 100))
+    return put_pair(at, <int>(micros % 100))
 
 
 cdef inline char* put_duration(char* at, const Observed* seen) noexcept:
@@ -221,7 +221,7 @@ cdef inline bytes client_of(const Observed* seen):
 
 
 cdef inline char small(char byte) noexcept:
-    return byte | 0x20 if c"A" <= byte <= c"Z" else byte
+    return <char>(byte | 0x20) if c"A" <= byte <= c"Z" else byte
 
 
 cdef bint is_named(const Field* field, const Chosen* chosen) noexcept:
@@ -347,10 +347,10 @@ cdef class Journal:
             at[0] = c"/"
             at = put(at + 1, MONTHS + 3 * parts.tm_mon, 3)
             at[0] = c"/"
-            at = put_pair(put_pair(at + 1, year // 100), year % 100)
+            at = put_pair(put_pair(at + 1, <int>(year // 100)), <int>(year % 100))
             at[0] = c":"
         else:
-            at = put_pair(put_pair(at, year // 100), year % 100)
+            at = put_pair(put_pair(at, <int>(year // 100)), <int>(year % 100))
             at[0] = c"-"
             at = put_pair(at + 1, parts.tm_mon + 1)
             at[0] = c"-"

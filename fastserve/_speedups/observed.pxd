@@ -9,6 +9,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t
 cdef struct Observed:
     int64_t number          # of the worker's requests; from 1
     int64_t begun_ns        # CLOCK_MONOTONIC: its head was complete
+    int64_t ran_ns          # it had waited for its turn among those under way
     int64_t answered_ns     # its answer, or the head of that, was made
     int64_t ended_ns        # all of it was handed to the transport, or given up
     int64_t body_bytes      # of the answer's body, as far as that went

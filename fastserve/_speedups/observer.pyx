@@ -47,7 +47,7 @@ cdef class Observer:
         self.journal = journal
 
     cdef int begin(self, Observed* seen) except -1:
-        seen.begun_ns = self.now
+        seen.ran_ns = self.now
         if self.journal is not None or self.board.recording:
             self.ids.name(seen)
         return 0 if self.board is None else self.board.begin(seen)

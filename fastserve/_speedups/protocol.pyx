@@ -389,10 +389,9 @@ cdef class HttpProtocol(AnsweringConnection):
         if self.client is None:
             self.name_client()
         seen.client = <PyObject*>self.client
+        seen.begun_ns = self.waits_since_ns or observer.now
+        self.waits_since_ns = 0
         observer.begin(seen)
-        if self.waits_since_ns:
-            seen.begun_ns = self.waits_since_ns
-            self.waits_since_ns = 0
         observer.hold(seen.number)
         return 0
 

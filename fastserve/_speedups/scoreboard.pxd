@@ -39,6 +39,7 @@ cpdef enum:
     AT_DRAINING = 20
     AT_LAG_NS = 21          # of the last tick: how late it came
     AT_LONGEST_LAG_NS = 22  # of the last ten seconds: ticks, and turns of our own
+    AT_TICKED_NS = 23       # CLOCK_MONOTONIC: the last tick
     FIRST_COUNTER = 32      # those before are not added up over workers that have ended
     AT_CONNECTIONS_TOTAL = 32
     AT_REQUESTS = 33        # that were begun
@@ -76,10 +77,11 @@ cpdef enum:
     RECORD_SIZES = 7        # bytes: id, client, then 16 bits for the line
     RECORD_ID = 8           # 40 bytes
     RECORD_CLIENT = 13      # 48 bytes
-    RECORD_LINE = 19        # 168 bytes: "GET /users/7?full=1", cut where it is longer
+    RECORD_LINE = 19        # 160 bytes: "GET /users/7?full=1", cut where it is longer
+    RECORD_RAN_NS = 39      # CLOCK_MONOTONIC: it had its turn among those under way
     ID_BYTES = 40
     CLIENT_BYTES = 48
-    LINE_BYTES = 168
+    LINE_BYTES = 160
 
 cdef enum:
     LAG_SECONDS = 10        # see AT_LONGEST_LAG_NS

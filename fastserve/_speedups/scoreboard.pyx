@@ -50,7 +50,7 @@ cdef int bucket_of(int64_t duration_ns) noexcept:
         return 0
     top = FS_TOP_BIT(<uint64_t>duration_ns)
     bucket = 1 + 2 * (top - SHORTEST_BIT) + <int>((duration_ns >> (top - 1)) & 1)
-    return bucket if bucket < BUCKETS else BUCKETS - 1
+    return <int>(bucket if bucket < BUCKETS else BUCKETS - 1)
 
 
 def bucket_limit_ns(int bucket):
@@ -100,6 +100,7 @@ cdef class Scoreboard:
         record = self.record_of(seen.number)
         record[RECORD_NUMBER] = 0
         record[RECORD_BEGUN_NS] = seen.begun_ns
+        record[RECORD_RAN_NS] = seen.ran_ns
         memset(record + RECORD_ANSWERED_NS, 0, 8 * (RECORD_SIZES - RECORD_ANSWERED_NS))
         record[RECORD_ROW] = NO_ROUTE if seen.plan == NULL else self.row_for(
             <Plan>seen.plan, seen.method)
@@ -171,7 +172,7 @@ cdef class Scoreboard:
         else:
             self.name_row(row, f"{METHOD_NAMES[method]} ".encode() + plan.template)
             self.words[AT_ROWS] = row + 1
-        self.row_of[place] = row
+        self.row_of[place] = <int16_t>row
         return row
 
     cdef int name_row(self, int row, bytes label) except -1:
@@ -197,13 +198,14 @@ cdef class Scoreboard:
         lag_s:   how late the tick is
         gauges:  by their AT_...
         """
-        cdef int64_t lag_ns = <int64_t>(max(lag_s, 0) * 1e9)
+        cdef int64_t lag_ns = <int64_t>(max(lag_s, 0.0) * 1e9)
         cdef uint64_t longest = 0
         cdef int second
         self.lagged(lag_ns)
         for second in range(LAG_SECONDS):
             if self.longest[second] > longest:
                 longest = self.longest[second]
+        self.words[AT_TICKED_NS] = now_ns()
         self.words[AT_LAG_NS] = lag_ns
         self.words[AT_LONGEST_LAG_NS] = longest
         self.words[AT_LAG_SUM_NS] += lag_ns
