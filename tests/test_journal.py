@@ -462,10 +462,18 @@ def bench():
                 yield b"12345"
         return StreamingResponse(pieces())
 
+    gates = []
+
+    @app.get("/gate")
+    async def gate():
+        gates.append(asyncio.get_running_loop().create_future())
+        return await gates[0]
+
     written = Written()
     with running_loop(asyncio.new_event_loop) as loop:
         bench = Bench(app, loop, "fake", journal=written.journal)
         bench.written = written
+        bench.gates = gates
         yield bench
         bench.close()
 
@@ -488,6 +496,20 @@ def test_each_request_of_a_connection_has_its_line(bench, caplog):
     assert lines[2]["request_id"] == "mine-1"
     assert len({line["request_id"] for line in lines}) == 5
     assert all(0 <= line["duration_s"] < 60 for line in lines)
+
+
+def test_what_is_refused_behind_a_request_leaves_its_client_alone(bench):
+    """The client's name is one object for the life of a connection: who waits points to it."""
+    link = bench.connect()
+    link.send(request("/gate"))
+    bench.wait_for(lambda: bool(bench.gates))
+    link.send(b"no request at all\r\n\r\n")
+    bench.gates[0].set_result("open")
+    bench.turn()
+
+    lines = [json.loads(line) for line in bench.written.text().splitlines()]
+    assert [(line["status"], line["client"]) for line in lines] == [
+        (400, "192.0.2.7"), (200, "192.0.2.7")]
 
 
 def test_the_engine_s_tick_flushes(bench):

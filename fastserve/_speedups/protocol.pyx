@@ -476,7 +476,8 @@ cdef class HttpProtocol(AnsweringConnection):
         if self.engine.observer is not None:
             call.seen.begun_ns = self.engine.observer.now
             call.seen.refused = True
-            self.name_client()
+            if self.client is None:
+                self.name_client()
             call.seen.client = <PyObject*>self.client
         self.unread = True
         self.closing = True
@@ -615,7 +616,8 @@ cdef class HttpProtocol(AnsweringConnection):
         return 0
 
     cdef int name_client(self) except -1:
-        # Whoever connected; a trusted proxy says more with each request.
+        # Whoever connected; a trusted proxy says more with each request. Only once: requests that
+        # are under way borrow it.
         peer = self.told_peer
         if peer is None and self.channel is not None:
             peer = self.channel.peer()
