@@ -22,6 +22,8 @@ from fastserve._speedups.journal import (
     RecordJournal,
 )
 from fastserve._speedups.plan import Plan
+from fastserve.config import Config
+from fastserve.proxy import ForwardedFields
 
 FORMATS = ("text", "json", "logfmt")
 MOMENT_NS = 1_700_000_000_123_456_789
@@ -510,6 +512,23 @@ def test_what_is_refused_behind_a_request_leaves_its_client_alone(bench):
     lines = [json.loads(line) for line in bench.written.text().splitlines()]
     assert [(line["status"], line["client"]) for line in lines] == [
         (400, "192.0.2.7"), (200, "192.0.2.7")]
+
+
+def test_behind_a_proxy_the_client_is_whom_it_names(bench):
+    """Whatever the answer: of a handler, of no route, of a method that is not allowed."""
+    forwarded = ForwardedFields.from_config(Config(forwarded_allow_ips="192.0.2.0/24"))
+    written = Written()
+    behind = Bench(bench.engine.app, bench.loop, "fake", journal=written.journal,
+                   forwarded=forwarded)
+    link = behind.connect()
+    for target, method in (("/users/7", "GET"), ("/nope", "GET"), ("/users/7", "POST")):
+        link.send(request(target, method=method, X_Forwarded_For="203.0.113.9"))
+        behind.turn()
+    behind.close()
+
+    lines = [json.loads(line) for line in written.text().splitlines()]
+    assert [(line["status"], line["client"]) for line in lines] == [
+        (200, "203.0.113.9"), (404, "203.0.113.9"), (405, "203.0.113.9")]
 
 
 def test_the_engine_s_tick_flushes(bench):

@@ -287,6 +287,14 @@ def test_the_request_that_holds_the_loop_is_known(watched):
     assert reader.word(layout.AT_CURRENT) == 0
 
 
+def test_nobody_holds_the_loop_behind_an_answer_of_the_server_s_own(watched):
+    """What no route answers has no handler."""
+    bench, reader = watched(app_of_all_kinds())
+    ask(bench, "/nowhere")
+
+    assert reader.word(layout.AT_CURRENT) == 0
+
+
 def test_an_id_of_a_stranger_is_believed_only_where_it_is_sane(watched):
     """request.id is the client's where it is short and plain, else one of our own."""
     bench, _ = watched(app_of_all_kinds())

@@ -526,7 +526,7 @@ cdef class AnsweringConnection(ServedConnection):
         if exchange is not None and request is None:
             request = exchange.request
         if self.forwarded is not None and self.engine.observer.journal is not None:
-            if request is None and call.data != NULL and call.plan != NULL:
+            if request is None and call.data != NULL:
                 request = self.make_request(call, None, False)
             if request is not None:
                 client = client_name(request.client)

@@ -34,6 +34,8 @@ cdef enum:
     PIECE_LEFT = 64 * 1024          # of a body to come: its reads are not copied
     PIECE_BYTES = 4096              # but for those that are smaller
 
+cdef Plan UNROUTED = Plan(None, ())     # of a Request that no handler answers
+
 
 cdef class HttpProtocol(AnsweringConnection):
     """One connection. The asyncio side is Protocol's; HttpEngine.protocol() makes them."""
@@ -351,14 +353,16 @@ cdef class HttpProtocol(AnsweringConnection):
                 self.body_left = head.content_length
 
         self.more = engine.draining and consumed < size and not engine.ending
+        call.data = data
+        call.params = &params
+        call.plan = <PyObject*>(plan if plan is not None else UNROUTED)
         if engine.observer is not None:
             self.observe(&call, data, plan)
         if plan is None:
             self.answer_plain(status, None, field, None, &call)
         else:
-            call.data = data
-            call.params = &params
-            call.plan = <PyObject*>plan
+            if engine.observer is not None:
+                engine.observer.hold(call.seen.number)
             try:
                 self.run(plan, &call, content, arriving)
             finally:
@@ -391,9 +395,7 @@ cdef class HttpProtocol(AnsweringConnection):
         seen.client = <PyObject*>self.client
         seen.begun_ns = self.waits_since_ns or observer.now
         self.waits_since_ns = 0
-        observer.begin(seen)
-        observer.hold(seen.number)
-        return 0
+        return observer.begin(seen)
 
     cdef int make_room_for_memo(self) except -1:
         # A second request comes: the first one's fields would fit, and so may these.
