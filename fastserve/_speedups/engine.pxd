@@ -20,6 +20,8 @@ from fastserve._speedups.transport cimport Poller
 
 cdef enum:
     OUT_HIGH = 64 * 1024            # answers gathered before they are sent
+    EXPIRED_HANDLERS = 7            # in `expired`, behind the Waits
+    EXPIRIES = 8
 
 cdef class ServedConnection(TimedConnection):
     cdef Engine engine
@@ -57,7 +59,7 @@ cdef class Engine(ProtocolFactory):
     cdef readonly Py_ssize_t requests_in_flight
     cdef readonly Py_ssize_t requests_total
     cdef readonly int64_t connections_total, bytes_in, bytes_out, shed_total
-    cdef int64_t[8] expired         # deadlines, by Wait; the last: of handlers
+    cdef int64_t[EXPIRIES] expired  # deadlines, by Wait; the last: of handlers
     cdef RequestIds ids
     cdef Observer observer          # None: nobody does
     cdef Py_ssize_t max_body_bytes

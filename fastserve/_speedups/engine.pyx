@@ -191,7 +191,7 @@ cdef class Engine(ProtocolFactory):
             AT_DRAINING: self.draining, AT_CONNECTIONS_TOTAL: self.connections_total,
             AT_BYTES_IN: self.bytes_in, AT_BYTES_OUT: self.bytes_out, AT_SHED: self.shed_total,
             AT_REJECTED: self.admission.refused}
-        for wait in range(8):
+        for wait in range(EXPIRIES):
             figures[AT_EXPIRED + wait] = self.expired[wait]
         self.observer.board.tick(lag_s, figures)
 

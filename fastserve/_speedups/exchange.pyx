@@ -13,6 +13,7 @@ from fastserve._speedups.responses cimport (
     ConditionalResponse, PartsResponse, Response, StreamingResponse, to_response)
 from fastserve._speedups.outgoing cimport (
     FRAMED_BY_CHUNKS, FRAMED_BY_CLOSE, FRAMED_BY_LENGTH, Outgoing, send_parts, send_pieces)
+from fastserve._speedups.engine cimport EXPIRED_HANDLERS
 from fastserve._speedups.head cimport METHOD_GET, METHOD_HEAD
 from fastserve._speedups.observer cimport GONE
 from fastserve._speedups.plan cimport Plan
@@ -497,7 +498,7 @@ cdef class AnsweringConnection(ServedConnection):
                 if exchange.due <= now:
                     exchange.due = 0
                     exchange.timed_out = True
-                    self.engine.expired[7] += 1
+                    self.engine.expired[<int>EXPIRED_HANDLERS] += 1
                     self.engine.complain(self, "its handler is ended: it took too long")
                     exchange.task.cancel()
                 else:

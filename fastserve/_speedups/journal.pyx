@@ -144,14 +144,14 @@ cdef char* put_escape(char* at, uint8_t byte, Format form) noexcept:
     return at + 2
 
 
-cdef inline char* put_between_quotes(
-        char* at, const char* data, Py_ssize_t size, Py_ssize_t room, Format form) noexcept:
-    # As much of it as there is room for, escaped; at least CUT_BYTES of room.
+cdef inline char* put_escaped(char* at, const char* data, Py_ssize_t size, Py_ssize_t room,
+                              Format form, bint bare) noexcept:
+    # As much of it as there is room for, at least CUT_BYTES; bare: a space, too, is escaped.
     cdef const char* end = data + size
     cdef const char* stop
     cdef char* limit = at + room - CUT_BYTES
     while data < end:
-        stop = skip_quotable(data, end)
+        stop = skip_plain(data, end) if bare else skip_quotable(data, end)
         if stop - data > limit - at:
             return say(put(at, data, limit - at), b"...")
         at = put(at, data, stop - data)
@@ -162,28 +162,17 @@ cdef inline char* put_between_quotes(
             at = put_escape(at, data[0], form)
             data += 1
     return at
+
+
+cdef inline char* put_between_quotes(
+        char* at, const char* data, Py_ssize_t size, Py_ssize_t room, Format form) noexcept:
+    return put_escaped(at, data, size, room, form, False)
 
 
 cdef inline char* put_bare(
         char* at, const char* data, Py_ssize_t size, Py_ssize_t room, Format form) noexcept:
-    # One word without quotes: a space, too, is escaped. Nothing is "-".
-    cdef const char* end = data + size
-    cdef const char* stop
-    cdef char* limit = at + room - CUT_BYTES
-    if size == 0:
-        return say(at, b"-")
-    while data < end:
-        stop = skip_plain(data, end)
-        if stop - data > limit - at:
-            return say(put(at, data, limit - at), b"...")
-        at = put(at, data, stop - data)
-        data = stop
-        if data < end:
-            if limit - at < 6:
-                return say(at, b"...")
-            at = put_escape(at, data[0], form)
-            data += 1
-    return at
+    # One word without quotes. Nothing is "-".
+    return put_escaped(at, data, size, room, form, True) if size else say(at, b"-")
 
 
 cdef inline char* put_logfmt(

@@ -10,7 +10,6 @@ from libc.string cimport memcpy, memset
 from posix.unistd cimport getpid
 from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
 
-from fastserve._speedups.head cimport METHOD_OTHER
 from fastserve._speedups.observed cimport Observed
 from fastserve._speedups.plan cimport Plan
 from fastserve._speedups.router cimport METHOD_COUNT
