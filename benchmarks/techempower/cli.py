@@ -57,7 +57,8 @@ def verify(options: argparse.Namespace) -> int:
         print(problem)
     fails = sum(problem.level == "fail" for problem in problems)
     counted = "" if options.database else "; nothing was counted in the database (--database)"
-    print(f"{len(options.tests)} tests: {fails} failures, {len(problems) - fails} warnings{counted}")
+    warns = len(problems) - fails
+    print(f"{len(options.tests)} tests: {fails} failures, {warns} warnings{counted}")
     return 1 if fails else 0
 
 
