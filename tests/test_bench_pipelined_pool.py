@@ -210,6 +210,8 @@ def test_a_connection_carries_so_many_queries_and_no_more(
 def test_much_at_once_goes_both_ways(postgres_url: str) -> None:
     """Megabytes of values and of rows, more than any socket buffers, arrive whole."""
     async def use(pool: PipelinedPool) -> None:
+        # One that is answered only when the last of it has come, so that only writing goes on.
+        assert await pool.run("sum", [([1] * 4_000_000,)]) == [[(4_000_000,)]]
         many = list(range(50_000))
         sums, texts = await asyncio.gather(
             pool.run("sum", [(many,)] * 12), pool.run("long", [(500_000,)] * 12))

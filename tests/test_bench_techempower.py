@@ -518,3 +518,51 @@ def test_a_wrong_path_is_answered_404(tmp_path: Path, postgres_url: str) -> None
     with (entry("app.py", tmp_path, postgres_url) as server,
           pytest.raises(HTTPError, match="404")):
         urlopen(f"{server.url}/nothing")
+
+
+CONFIG = json.loads((FOLDER / "benchmark_config.json").read_text())
+URLS = {
+    "json_url": "/json", "plaintext_url": "/plaintext", "db_url": "/db",
+    "query_url": "/queries?queries=", "cached_query_url": "/cached-queries?count=",
+    "fortune_url": "/fortunes", "update_url": "/updates?queries=",
+}
+ALLOWED = {
+    "approach": {"Realistic"}, "classification": {"Micro"}, "database": {"Postgres"},
+    "language": {"Python"}, "orm": {"Raw", "Full"}, "os": {"Linux"}, "database_os": {"Linux"},
+    "port": {8080}, "framework": {"fastserve"}, "webserver": {"fastserve"},
+}
+
+
+@pytest.mark.parametrize("name", [name for tests in CONFIG["tests"] for name in tests])
+def test_the_suite_finds_what_its_files_name(name: str) -> None:
+    """A Dockerfile for each test, which installs what the entry imports, and starts it."""
+    [test] = [tests[name] for tests in CONFIG["tests"] if name in tests]
+    assert {(key, url) for key, url in test.items() if key.endswith("_url")} <= set(URLS.items())
+    for key, values in ALLOWED.items():
+        assert test[key] in values, key
+    title = CONFIG["framework"] + ("" if name == "default" else f"-{name}")
+    dockerfile = (FOLDER / f"{title}.dockerfile").read_text()
+    requirements = re.search(r"-r (\S+)", dockerfile)
+    command = re.search(r"^CMD (\[.*\])$", dockerfile, re.MULTILINE)
+    assert requirements is not None
+    assert command is not None
+    words = json.loads(command[1])
+    assert words[:2] == ["fastserve", "run"]
+    assert set(words[3::2]) == {"--host", "--port", "--workers"}, "flags beyond the default"
+    assert words[words.index("--port") + 1] == str(test["port"])
+    installed = {re.split(r"[\[=]", line)[0]
+                 for line in (FOLDER / requirements[1]).read_text().split()}
+    assert installed >= {"fastserve", *serve.NEEDS[words[2]]} - SHIPPED[words[2]]
+
+
+# What the command needs besides, or what comes with another package.
+SHIPPED = {"app.py": set(), "app_pipelined.py": {"asyncpg"}, "app_orm.py": {"greenlet"}}
+
+
+def test_the_extra_brings_what_the_benches_need() -> None:
+    """pip install -e ".[bench]" installs every package that an entry imports."""
+    from wire_cases import tomllib
+
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    names = {re.split(r"[\[>]", line)[0] for line in extras["optional-dependencies"]["bench"]}
+    assert {name for needs in serve.NEEDS.values() for name in needs} - {"greenlet"} <= names
