@@ -1,0 +1,76 @@
+"""The TechEmpower entries that are compared: fastserve's own, and its peers'.
+
+To add one: write benchmarks/peers/techempower/<name>.py and one Server(...) below.
+
+A peer has a row at its best: the pool, the statements and the template of fastserve's own entry
+(peers/techempower/careful.py), orjson, its best documented flags. A `-usual` row does what its
+published entry in the suite does: that one's pool, its statements, its JSON library, its flags.
+
+Every entry wants DATABASE_URL and reads POOL_SIZE from its environment. It is one worker, without
+an access log, and keeps idle connections for 75 s or longer.
+"""
+
+from benchmarks.servers import _UVICORN, Server
+
+_APPS = "benchmarks/peers/techempower"
+_FASTSERVE = ("asyncpg", "jinja2", "cachetools", "sqlalchemy[asyncio]")
+_DATABASE = ("asyncpg", "jinja2", "cachetools", "orjson", "uvloop")
+_UVICORN_NEEDS = (*_DATABASE, "uvicorn", "httptools")
+_STACK = (*_UVICORN_NEEDS, "starlette", "fastapi", "ujson")
+_CAREFUL = f"{_UVICORN} --no-proxy-headers --ws none --lifespan on --app-dir {_APPS}"
+_USUAL = f"{_UVICORN} --app-dir {_APPS}"
+_GRANIAN = (
+    "bin/granian --workers 1 --loop uvloop --http 1 --no-ws --no-log --backlog 16384"
+    f" --backpressure 16384 --working-dir {_APPS} --port {{port}}"
+)
+_AS_PUBLISHED = "what its published entry does"
+
+
+def _uvicorn(name: str, title: str, app: str, package: str, note: str = "") -> Server:
+    return Server(name, title, "te-uvicorn", _STACK, f"{_CAREFUL} {app}:app",
+                  f"import {package}", package, note=note)
+
+
+def _on_uvicorn(package: str, title: str, *more: str) -> Server:
+    return Server(package, title, f"te-{package}", (*_UVICORN_NEEDS, *(more or (package,))),
+                  f"{_CAREFUL} {package}_careful:app", f"import {package}", package)
+
+
+def _granian(name: str, title: str, arguments: str, note: str = "") -> Server:
+    return Server(name, title, "te-granian", (*_DATABASE, "granian"), f"{_GRANIAN} {arguments}",
+                  "import granian", "granian", note=note)
+
+
+def _script(package: str, title: str, *needs: str, options: str = "", note: str = "") -> Server:
+    command = f"{_APPS}/{package}_careful.py {options}{{port}}"
+    return Server(package, title, f"te-{package}", (*_DATABASE, *needs), command,
+                  f"import {package}", package, note=note)
+
+
+def _fastpysgi(name: str, title: str, module: str, note: str = "") -> Server:
+    needs = (*_DATABASE, "fastpysgi", "falcon", "ujson", "psycopg[binary]")
+    return Server(name, title, "te-fastpysgi", needs,
+                  f"{_APPS}/fastpysgi_run.py {module} {{port}}", "import fastpysgi", "fastpysgi",
+                  note=note)
+
+
+_BEST_FLAGS = "--runtime-mode st --http1-pipeline-flush"
+_ALL = (
+    _uvicorn("uvicorn-careful", "uvicorn, bare ASGI", "asgi_careful", "uvicorn"),
+    _uvicorn("starlette", "uvicorn + Starlette", "starlette_careful", "starlette"),
+    _uvicorn("fastapi", "uvicorn + FastAPI", "fastapi_careful", "fastapi"),
+    _on_uvicorn("litestar", "uvicorn + Litestar"),
+    _on_uvicorn("blacksheep", "uvicorn + BlackSheep"),
+    _on_uvicorn("falcon", "uvicorn + Falcon, ASGI"),
+    _granian("granian-rsgi", "granian, RSGI",
+             f"{_BEST_FLAGS} --interface rsgi rsgi_careful:app"),
+    _granian("granian-asgi", "granian, ASGI",
+             f"{_BEST_FLAGS} --interface asgi asgi_careful:app"),
+    _script("aiohttp", "aiohttp on uvloop", "aiohttp[speedups]"),
+    _script("sanic", "Sanic", "sanic", "httptools"),
+    _script("robyn", "Robyn", "robyn", options="--log-level ERROR "),
+    _script("socketify", "socketify", "socketify"),
+    _fastpysgi("fastpysgi", "fastpysgi, ASGI", "asgi_careful"),
+)
+
+ENTRIES: dict[str, Server] = {server.name: server for server in _ALL}
