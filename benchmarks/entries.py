@@ -24,11 +24,20 @@ _GRANIAN = (
     f" --backpressure 16384 --working-dir {_APPS} --port {{port}}"
 )
 _AS_PUBLISHED = "what its published entry does"
+_BATCHES = (
+    f"{_AS_PUBLISHED}; the reads of a request are one batch with one Sync, which the suite's"
+    " seventh rule does not allow"
+)
 
 
 def _uvicorn(name: str, title: str, app: str, package: str, note: str = "") -> Server:
     return Server(name, title, "te-uvicorn", _STACK, f"{_CAREFUL} {app}:app",
                   f"import {package}", package, note=note)
+
+
+def _usual(name: str, title: str, app: str, package: str) -> Server:
+    return Server(name, title, "te-uvicorn", _STACK, f"{_USUAL} {app}:app", f"import {package}",
+                  package, note=f"{_AS_PUBLISHED}; without gunicorn, which would only wait")
 
 
 def _on_uvicorn(package: str, title: str, *more: str) -> Server:
@@ -47,18 +56,19 @@ def _script(package: str, title: str, *needs: str, options: str = "", note: str 
                   f"import {package}", package, note=note)
 
 
-def _fastpysgi(name: str, title: str, module: str, note: str = "") -> Server:
+def _fastpysgi(name: str, title: str, arguments: str, note: str = "") -> Server:
     needs = (*_DATABASE, "fastpysgi", "falcon", "ujson", "psycopg[binary]")
     return Server(name, title, "te-fastpysgi", needs,
-                  f"{_APPS}/fastpysgi_run.py {module} {{port}}", "import fastpysgi", "fastpysgi",
-                  note=note)
+                  f"{_APPS}/{arguments} {{port}}", "import fastpysgi", "fastpysgi", note=note)
 
 
 _BEST_FLAGS = "--runtime-mode st --http1-pipeline-flush"
 _ALL = (
     _uvicorn("uvicorn-careful", "uvicorn, bare ASGI", "asgi_careful", "uvicorn"),
+    _usual("uvicorn-usual", "uvicorn, bare ASGI, as published", "uvicorn_usual", "uvicorn"),
     _uvicorn("starlette", "uvicorn + Starlette", "starlette_careful", "starlette"),
     _uvicorn("fastapi", "uvicorn + FastAPI", "fastapi_careful", "fastapi"),
+    _usual("fastapi-usual", "uvicorn + FastAPI, as published", "fastapi_usual", "fastapi"),
     _on_uvicorn("litestar", "uvicorn + Litestar"),
     _on_uvicorn("blacksheep", "uvicorn + BlackSheep"),
     _on_uvicorn("falcon", "uvicorn + Falcon, ASGI"),
@@ -66,11 +76,17 @@ _ALL = (
              f"{_BEST_FLAGS} --interface rsgi rsgi_careful:app"),
     _granian("granian-asgi", "granian, ASGI",
              f"{_BEST_FLAGS} --interface asgi asgi_careful:app"),
+    _granian("granian-rsgi-usual", "granian, RSGI, as published",
+             "--runtime-mode mt --interface rsgi rsgi_usual:app", _BATCHES),
+    _granian("granian-asgi-usual", "granian, ASGI, as published",
+             "--runtime-mode st --interface asgi granian_asgi_usual:app", _BATCHES),
     _script("aiohttp", "aiohttp on uvloop", "aiohttp[speedups]"),
     _script("sanic", "Sanic", "sanic", "httptools"),
     _script("robyn", "Robyn", "robyn", options="--log-level ERROR "),
     _script("socketify", "socketify", "socketify"),
-    _fastpysgi("fastpysgi", "fastpysgi, ASGI", "asgi_careful"),
+    _fastpysgi("fastpysgi", "fastpysgi, ASGI", "fastpysgi_run.py asgi_careful"),
+    _fastpysgi("fastpysgi-usual", "fastpysgi, ASGI, as published", "fastpysgi_usual.py",
+               _BATCHES),
 )
 
 ENTRIES: dict[str, Server] = {server.name: server for server in _ALL}

@@ -3,7 +3,8 @@
 from typing import Any
 
 import orjson
-from careful import Database, parameter
+from careful import Database
+from common import parameter
 
 TEXT_START = {
     "type": "http.response.start",
@@ -71,14 +72,15 @@ ROUTES = {
 }
 
 
-async def lifespan(receive: Any, send: Any) -> None:
+async def connect() -> None:
     global database  # noqa: PLW0603 - a worker has one
+    database = await Database.open()
+
+
+async def lifespan(receive: Any, send: Any) -> None:
     while True:
         kind = (await receive())["type"]
-        if kind == "lifespan.startup":
-            database = await Database.open()
-        else:
-            await database.close()
+        await (connect() if kind == "lifespan.startup" else database.close())
         await send({"type": f"{kind}.complete"})
         if kind == "lifespan.shutdown":
             return

@@ -8,43 +8,14 @@ DATABASE_URL names the database, POOL_SIZE the connections of this worker (defau
 """
 
 import os
-import sys
-from operator import itemgetter
-from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs
 
 from cachetools import LRUCache
-from jinja2 import Environment, FileSystemLoader
+from common import Row, render, worlds
 
-SHARED = Path(__file__).resolve().parents[2] / "techempower"
-if str(SHARED) not in sys.path:  # some servers make a path of their own
-    sys.path.append(str(SHARED))
-
-import worlds  # noqa: E402 - both are found there
-from careful_pool import Pool  # noqa: E402
+from careful_pool import Pool  # isort: skip - common makes the path
 
 STATEMENTS = {"world": worlds.WORLD, "fortunes": worlds.FORTUNES, "update": worlds.UPDATE}
-Row = dict[str, int]
-
-by_message = itemgetter(1)
-page = Environment(loader=FileSystemLoader(SHARED / "templates"), autoescape=True).get_template(
-    "fortunes.html")
-
-
-def parameter(query: str, name: str) -> str | None:
-    """The value of a name in a query string, for servers that do not take it apart."""
-    if "%" in query or "&" in query:
-        return parse_qs(query).get(name, [None])[0]
-    key, _, value = query.partition("=")
-    return value if key == name else None
-
-
-def render(rows: list[Any]) -> str:
-    """The page of the fortunes (pairs of id and message), with the one that is added."""
-    rows.append(worlds.EXTRA)
-    rows.sort(key=by_message)
-    return page.render(fortunes=rows)
 
 
 async def read(connection: Any, ids: list[int]) -> list[Row]:

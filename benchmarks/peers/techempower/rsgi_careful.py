@@ -5,7 +5,8 @@ from collections.abc import Coroutine
 from typing import Any
 
 import orjson
-from careful import Database, parameter
+from careful import Database
+from common import parameter
 
 TEXT = [("content-type", "text/plain; charset=utf-8")]
 JSON = [("content-type", "application/json")]
