@@ -28,6 +28,7 @@ _BATCHES = (
     f"{_AS_PUBLISHED}; the reads of a request are one batch with one Sync, which the suite's"
     " seventh rule does not allow"
 )
+_BLOCKS = "WSGI: one request at a time, for which psycopg2 waits; one connection"
 
 
 def _uvicorn(name: str, title: str, app: str, package: str, note: str = "") -> Server:
@@ -57,7 +58,7 @@ def _script(package: str, title: str, *needs: str, options: str = "", note: str 
 
 
 def _fastpysgi(name: str, title: str, arguments: str, note: str = "") -> Server:
-    needs = (*_DATABASE, "fastpysgi", "falcon", "ujson", "psycopg[binary]")
+    needs = (*_DATABASE, "fastpysgi", "falcon", "ujson", "psycopg2-binary")
     return Server(name, title, "te-fastpysgi", needs,
                   f"{_APPS}/{arguments} {{port}}", "import fastpysgi", "fastpysgi", note=note)
 
@@ -85,6 +86,9 @@ _ALL = (
     _script("robyn", "Robyn", "robyn", options="--log-level ERROR "),
     _script("socketify", "socketify", "socketify"),
     _fastpysgi("fastpysgi", "fastpysgi, ASGI", "fastpysgi_run.py asgi_careful"),
+    _fastpysgi("fastpysgi-wsgi", "fastpysgi, WSGI", "fastpysgi_run.py wsgi_careful", _BLOCKS),
+    _fastpysgi("falcon-wsgi", "fastpysgi + Falcon, WSGI", "fastpysgi_run.py falcon_wsgi_careful",
+               _BLOCKS),
     _fastpysgi("fastpysgi-usual", "fastpysgi, ASGI, as published", "fastpysgi_usual.py",
                _BATCHES),
 )
