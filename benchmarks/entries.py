@@ -10,11 +10,12 @@ Every entry wants DATABASE_URL and reads POOL_SIZE from its environment. It is o
 an access log, and keeps idle connections for 75 s or longer.
 """
 
-from benchmarks.servers import _UVICORN, Server
+from benchmarks.servers import _UVICORN, REFERENCE, Server
 
 _APPS = "benchmarks/peers/techempower"
-_FASTSERVE = ("asyncpg", "jinja2", "cachetools", "sqlalchemy[asyncio]")
-_DATABASE = ("asyncpg", "jinja2", "cachetools", "orjson", "uvloop")
+_SUITE = "benchmarks/techempower"
+_BARE = ("asyncpg", "jinja2", "cachetools")
+_DATABASE = (*_BARE, "orjson", "uvloop")
 _UVICORN_NEEDS = (*_DATABASE, "uvicorn", "httptools")
 _STACK = (*_UVICORN_NEEDS, "starlette", "fastapi", "ujson")
 _CAREFUL = f"{_UVICORN} --no-proxy-headers --ws none --lifespan on --app-dir {_APPS}"
@@ -29,6 +30,12 @@ _BATCHES = (
     " seventh rule does not allow"
 )
 _BLOCKS = "WSGI: one request at a time, for which psycopg2 waits; one connection"
+
+
+def _fastserve(name: str, title: str, app: str, note: str) -> Server:
+    return Server(name, title, "te-fastserve", (*_BARE, "sqlalchemy[asyncio]"),
+                  f"-m fastserve run {_SUITE}/{app} --port {{port}}",
+                  "from fastserve import App, Request, Response", REFERENCE, note=note)
 
 
 def _uvicorn(name: str, title: str, app: str, package: str, note: str = "") -> Server:
@@ -65,6 +72,9 @@ def _fastpysgi(name: str, title: str, arguments: str, note: str = "") -> Server:
 
 _BEST_FLAGS = "--runtime-mode st --http1-pipeline-flush"
 _ALL = (
+    _fastserve(REFERENCE, "fastserve", "app.py", "default flags"),
+    _fastserve("fastserve-orm", "fastserve + SQLAlchemy", "app_orm.py",
+               "default flags; an ORM does what the others do with SQL by hand"),
     _uvicorn("uvicorn-careful", "uvicorn, bare ASGI", "asgi_careful", "uvicorn"),
     _usual("uvicorn-usual", "uvicorn, bare ASGI, as published", "uvicorn_usual", "uvicorn"),
     _uvicorn("starlette", "uvicorn + Starlette", "starlette_careful", "starlette"),
