@@ -301,6 +301,9 @@ class Config:
 
     ssl_certfile: str | None = _setting(
         None, TLS, text, "Serve TLS with this certificate and its chain, PEM.", type=str)
+    plain_bind: tuple[str, ...] = _setting(
+        (), TLS, texts, "Further addresses, which speak plain HTTP; several are possible.",
+        metavar="HOST:PORT")
     ssl_keyfile: str | None = _setting(
         None, TLS, text, "Its key, PEM, where it is not in the same file.", type=str)
     ssl_keyfile_password: str | None = _setting(
@@ -503,7 +506,8 @@ class Config:
         if self.ssl_certfile is None:
             for setting in dataclasses.fields(self):
                 value = getattr(self, setting.name)
-                if setting.name.startswith("ssl_") and value != setting.default:
+                if (setting.name.startswith("ssl_") or setting.name == "plain_bind") \
+                        and value != setting.default:
                     shown = "..." if setting.metadata.get("secret") else repr(value)
                     raise ConfigError(
                         f"{setting.name}={shown} is for TLS, which needs ssl_certfile: give that")
@@ -567,7 +571,7 @@ class Config:
                 raise ConfigError(f"{name}={value!r}: there is no such setting.{hint}")
             if value is not None:
                 values[name] = value
-        for name in ("bind", "ssl_sni", "access_log_headers"):
+        for name in ("bind", "plain_bind", "ssl_sni", "access_log_headers"):
             if isinstance(values.get(name), str):
                 values[name] = (values[name],)
             elif name in values:
