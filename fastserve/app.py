@@ -171,6 +171,8 @@ class App:
         hidden=         serve names that begin with a dot, too, False
         symlinks=       follow links that stay inside of the directory, True
         headers=        added to every file
+        keep_bytes=     files up to this size stay in memory for a second, 131072 at most and
+                        unless said otherwise; 0: each request reads the file
         Raises RouteError for a directory that cannot be served or an option that cannot be.
         """
         from fastserve.files import StaticFiles, StaticOptions
