@@ -295,6 +295,8 @@ class Config:
         40, SERVER, whole(1, 10_000), "Threads for handlers marked @blocking.")
     decompress_requests: bool = _setting(
         False, SERVER, yes_or_no, "Decode request bodies sent with gzip, deflate, br or zstd.")
+    compress_responses: bool = _setting(
+        False, SERVER, yes_or_no, "Compress response bodies with zstd, br or gzip.")
     pid_file: str | None = _setting(
         None, SERVER, text, "Write the number of the process for signals here.", type=str,
         metavar="PATH")
@@ -606,6 +608,7 @@ ENGINE_SETTINGS = (
     "max_form_field_bytes",
     "form_memory_bytes",
     "decompress_requests",
+    "compress_responses",
     "max_decompression_ratio",
     "max_pipelined",
     "when_full",
