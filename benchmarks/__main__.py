@@ -91,6 +91,10 @@ def _parser() -> argparse.ArgumentParser:
         "techempower", help="serve the tests of the TechEmpower suite"))
     techempower.add_verify_arguments(commands.add_parser(
         "verify", help="check a server by the rules of that suite"))
+    from benchmarks.httparena import cli as httparena
+
+    httparena.add_arguments(commands.add_parser(
+        "httparena", help="serve HttpArena's profiles, or check a server by its rules"))
     observing = commands.add_parser("observing", help="what counters and access logs cost")
     observing.add_argument("--case", choices=list(CASES), default="plaintext")
     observing.add_argument("--rounds", type=int, default=41)
@@ -194,11 +198,18 @@ def _verify(options: argparse.Namespace) -> int:
     return verify(options)
 
 
+def _httparena(options: argparse.Namespace) -> int:
+    from benchmarks.httparena.cli import run
+
+    return run(options)
+
+
 def main() -> int:
     options = _parser().parse_args()
     actions = {"run": _run, "peers": _peers, "report": _report, "callgrind": _callgrind,
                "static": _static, "upload": _upload, "observing": _observing,
-               "workers": _workers, "techempower": _techempower, "verify": _verify}
+               "workers": _workers, "techempower": _techempower, "verify": _verify,
+               "httparena": _httparena}
     return actions[options.action](options)
 
 
