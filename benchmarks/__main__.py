@@ -1,4 +1,5 @@
-"""The command line: run, peers, report, callgrind, static, upload, observing, workers."""
+"""The command line: run, peers, report, callgrind, static, upload, observing, workers, growth,
+million."""
 
 import argparse
 import sys
@@ -85,6 +86,12 @@ def _parser() -> argparse.ArgumentParser:
     several.add_argument(
         "--cache", type=Path, default=DEFAULT_CACHE, help="where programs live (%(default)s)")
     add_workers_arguments(several)
+    from benchmarks.growth.run import add_arguments as add_growth_arguments
+
+    growth = commands.add_parser("growth", help="cost against routes, fields, bodies, ...; plots")
+    growth.add_argument(
+        "--cache", type=Path, default=DEFAULT_CACHE, help="where programs live (%(default)s)")
+    add_growth_arguments(growth)
     observing = commands.add_parser("observing", help="what counters and access logs cost")
     observing.add_argument("--case", choices=list(CASES), default="plaintext")
     observing.add_argument("--rounds", type=int, default=41)
@@ -176,11 +183,17 @@ def _observing(options: argparse.Namespace) -> int:
     return measure(options)
 
 
+def _growth(options: argparse.Namespace) -> int:
+    from benchmarks.growth.run import measure
+
+    return measure(options, options.cache)
+
+
 def main() -> int:
     options = _parser().parse_args()
     actions = {"run": _run, "peers": _peers, "report": _report, "callgrind": _callgrind,
                "static": _static, "upload": _upload, "observing": _observing,
-               "workers": _workers}
+               "workers": _workers, "growth": _growth}
     return actions[options.action](options)
 
 
