@@ -1,5 +1,4 @@
-"""The command line: run, peers, report, callgrind, static, upload, observing, workers, growth,
-million."""
+"""The command line: run, peers, report, callgrind, static, upload, observing, workers, ..."""
 
 import argparse
 import sys
@@ -92,6 +91,12 @@ def _parser() -> argparse.ArgumentParser:
     growth.add_argument(
         "--cache", type=Path, default=DEFAULT_CACHE, help="where programs live (%(default)s)")
     add_growth_arguments(growth)
+    from benchmarks.million import add_arguments as add_million_arguments
+
+    million = commands.add_parser("million", help="a million requests a second of one worker?")
+    million.add_argument(
+        "--cache", type=Path, default=DEFAULT_CACHE, help="where programs live (%(default)s)")
+    add_million_arguments(million)
     observing = commands.add_parser("observing", help="what counters and access logs cost")
     observing.add_argument("--case", choices=list(CASES), default="plaintext")
     observing.add_argument("--rounds", type=int, default=41)
@@ -189,11 +194,17 @@ def _growth(options: argparse.Namespace) -> int:
     return measure(options, options.cache)
 
 
+def _million(options: argparse.Namespace) -> int:
+    from benchmarks.million import measure
+
+    return measure(options, options.cache)
+
+
 def main() -> int:
     options = _parser().parse_args()
     actions = {"run": _run, "peers": _peers, "report": _report, "callgrind": _callgrind,
                "static": _static, "upload": _upload, "observing": _observing,
-               "workers": _workers, "growth": _growth}
+               "workers": _workers, "growth": _growth, "million": _million}
     return actions[options.action](options)
 
 

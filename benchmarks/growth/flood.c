@@ -9,7 +9,8 @@
  * The first answer (200, one Content-Length) is what all must be, byte for byte but for the Date.
  * Of answers larger than the buffer the first piece is compared; the rest is counted and dropped
  * in the kernel, so that a slow client does not measure itself. A connection that the server
- * closes ends the run. The CPU clocks of the PIDs are read at the edges of the measured window.
+ * closes ends the run. The CPU clocks of the PIDs are read at the edges of the measured window,
+ * which lasts at least until as many answers have come as are asked for at once.
  * Then what is under way is waited for: `total` are all answers to all requests that were sent.
  * One line of JSON comes out.
  */
@@ -209,18 +210,21 @@ static void turn(void) {
     }
 }
 
-static void run_until(uint64_t end) {
+static void patiently(uint64_t since) {
+    errno = 0;
+    if (now(CLOCK_MONOTONIC) > since + PATIENCE_S * 1000000000ull) die("answers are missing");
+}
+
+/* To a time, and further until so many answers have come: an instant is no measurement. */
+static void run_until(uint64_t end, uint64_t least) {
     while (now(CLOCK_MONOTONIC) < end) turn();
+    while (answered < least) turn(), patiently(end);
 }
 
 static void drain(void) {
-    uint64_t end = now(CLOCK_MONOTONIC) + PATIENCE_S * 1000000000ull;
+    uint64_t since = now(CLOCK_MONOTONIC);
     asking = 0;
-    while (waiting) {
-        turn();
-        errno = 0;
-        if (now(CLOCK_MONOTONIC) > end) die("answers are missing");
-    }
+    while (waiting) turn(), patiently(since);
 }
 
 /* In groups, each answered once before the next: no backlog of the server overflows. */
@@ -271,11 +275,11 @@ int main(int argc, char **argv) {
 
     asking = 1;
     for (int i = 0; i < connections; i++) ask(&conns[i]);
-    run_until(now(CLOCK_MONOTONIC) + (uint64_t)(atof(argv[7]) * 1e9));
+    run_until(now(CLOCK_MONOTONIC) + (uint64_t)(atof(argv[7]) * 1e9), 0);
 
     uint64_t before = answered, begin = now(CLOCK_MONOTONIC), own = now(CLOCK_PROCESS_CPUTIME_ID);
     uint64_t cpu = cpu_of(pids, argv + 9);
-    run_until(begin + (uint64_t)(atof(argv[8]) * 1e9));
+    run_until(begin + (uint64_t)(atof(argv[8]) * 1e9), before + connections * depth);
     cpu = cpu_of(pids, argv + 9) - cpu;
     uint64_t wall = now(CLOCK_MONOTONIC) - begin, inside = answered - before;
     own = now(CLOCK_PROCESS_CPUTIME_ID) - own;

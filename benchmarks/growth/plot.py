@@ -6,10 +6,11 @@ from typing import Any
 import matplotlib
 
 matplotlib.use("Agg")
-from matplotlib import pyplot  # noqa: E402 - the backend is chosen before anything draws
+from matplotlib import pyplot
+from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
-from benchmarks.growth.report import place  # noqa: E402
-from benchmarks.growth.slopes import FLOOR, Figures  # noqa: E402
+from benchmarks.growth.report import place
+from benchmarks.growth.slopes import FLOOR, Figures
 
 COLOURS = ("#c0392b", "#3b6ea5", "#d68910")
 STEEP = 20      # from so many times the least figure on the ordinate is logarithmic
@@ -60,6 +61,8 @@ def _panel(panel: Any, record: dict[str, Any], name: str) -> None:
     _abscissa(panel, axis)
     if greatest > STEEP * least:
         panel.set_yscale("log")
+        panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        panel.yaxis.set_minor_formatter(NullFormatter())
     else:
         panel.set_ylim(bottom=0)
     unit = "requests/s" if axis["metric"] == "rps" else "server CPU per request, µs"
@@ -98,5 +101,5 @@ def _abscissa(panel: Any, axis: dict[str, Any]) -> None:
         panel.set_xscale("symlog", linthresh=min(x for x in axis["points"] if x))
     panel.set_xticks(axis["points"], [place(axis, x) for x in axis["points"]],
                      rotation=30 if len(axis["points"]) > 5 else 0)
-    panel.minorticks_off()
+    panel.xaxis.set_minor_locator(NullLocator())
     panel.set_xlabel(axis["label"], fontsize=8)

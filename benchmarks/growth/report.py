@@ -49,7 +49,7 @@ def _setting(record: dict[str, Any]) -> list[str]:
         f"- Command: `{record['command']}`",
         "",
         "Server CPU per request, of all its processes: the median of the rounds (least to"
-        " greatest), and behind × the median of the ratios to the C floor of the same round. The"
+        " greatest), and behind x the median of the ratios to the C floor of the same round. The"
         " floor gets the same requests and sends the same bytes, and does nothing else. A slope is"
         " fitted in each round; \"above the floor\" fits the differences to it; \"last step\" is"
         " between the last two points alone.",
@@ -70,7 +70,7 @@ def _points(record: dict[str, Any], axis: dict[str, Any], figures: Figures) -> l
         cells = [place(axis, x), _cell(figures.at(FLOOR, x))]
         for name in axis["series"]:
             ratio = figures.ratio(name, x)
-            cells.append(_cell(figures.at(name, x)) + (f" × {ratio:.2f}" if ratio else ""))
+            cells.append(_cell(figures.at(name, x)) + (f" x {ratio:.2f}" if ratio else ""))
         if axis["copies"]:
             cells += [number(ns / 1000) for ns in record["copying_ns"][str(x)]]
         lines.append(f"| {' | '.join(cells)} |")
@@ -89,7 +89,7 @@ def _slopes(axis: dict[str, Any], figures: Figures) -> list[str]:
         above = figures.slope(name, axis, above=FLOOR) if name != FLOOR and not rate else None
         last = figures.last_step(name, axis)
         lines.append(f"| {title} | {_cell(slope, scale)} | {_cell(above, scale)} "
-                     f"| {number(last * scale) if last is not None else '–'} |")
+                     f"| {number(last * scale) if last is not None else '-'} |")
     return lines
 
 
@@ -106,7 +106,7 @@ def _starts(turns: list[dict[str, Any]], axis: dict[str, Any]) -> list[str]:
 
 def _cell(found: Spread | None, scale: float = 1) -> str:
     if found is None:
-        return "–"
+        return "-"
     median, low, high = (number(value * scale) for value in (found.median, found.low, found.high))
     return f"{median} ({low} to {high})" if found.high > found.low else median
 

@@ -14,6 +14,7 @@ import shlex
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from benchmarks.machine import describe_machine
 from benchmarks.native import build
 
 OUTPUT = Path(__file__).resolve().parents[1] / "results" / "local" / "growth"
-QUICK = {"rounds": 1, "seconds": 0.1, "warmup": 0.05}
+QUICK = {"rounds": 1, "seconds": 0.03, "warmup": 0.01}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true",
                         help="few points for an instant: does it run? The figures mean nothing")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=0.8, help="measured in each turn")
+    parser.add_argument("--seconds", type=float, default=0.7, help="measured in each turn")
     parser.add_argument("--warmup", type=float, default=0.2, help="seconds before that")
     add_places(parser)
     parser.add_argument("--output", type=Path, default=OUTPUT, help="directory (%(default)s)")
@@ -80,7 +81,7 @@ def measure(options: argparse.Namespace, cache: Path) -> int:
         return 2
     wanted = [known[name] for name in known if name in chosen]
     if options.quick:
-        wanted = [_quick(axis) for axis in wanted]
+        wanted = [replace(axis, points=axis.quick) for axis in wanted]
     run = Run(options, wanted, cache)
     run.execute()
     options.output.mkdir(parents=True, exist_ok=True)
@@ -90,12 +91,6 @@ def measure(options: argparse.Namespace, cache: Path) -> int:
         _draw(run.record, options.output)
     print(f"written: {options.output}")
     return 1 if run.record["failures"] else 0
-
-
-def _quick(axis: Axis) -> Axis:
-    from dataclasses import replace
-
-    return replace(axis, points=axis.quick)
 
 
 def _draw(record: dict[str, Any], folder: Path) -> None:
@@ -134,8 +129,8 @@ class Run:
             "turns": [],
             "failures": [],
         }
-        for axis in wanted:
-            axis, cut = within_files(axis, files) if axis.name == "connections" else (axis, "")
+        for asked in wanted:
+            axis, cut = within_files(asked, files) if asked.name == "connections" else (asked, "")
             self.axes.append(axis)
             self.record["axes"][axis.name] = _describe(axis, cut)
 

@@ -70,8 +70,9 @@ class Figures:
         above:  another series that is taken off, in the same round
         """
         slopes = []
+        floors = self._values.get(above, {})
         for number, points in self._values.get(series, {}).items():
-            base = self._values.get(above, {}).get(number, {}) if above else dict.fromkeys(points, 0)
+            base = floors.get(number, {}) if above else dict.fromkeys(points, 0.0)
             usable = [x for x in points if x in base and x >= axis["start"]]
             if len(usable) < 2:
                 continue
