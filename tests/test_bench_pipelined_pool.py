@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import socket
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable
@@ -194,24 +196,28 @@ def test_a_connection_carries_so_many_queries_and_no_more(
             most = max(most, pipeline.under_way)
             served.append(number)
 
-        calls = [asyncio.ensure_future(ask(number, 3)) for number in range(20)]
+        # The last of them would find room, but others came before it.
+        calls = [asyncio.ensure_future(ask(number, 3 if number < 20 else 1))
+                 for number in range(21)]
         await asyncio.sleep(0)
         assert pipeline.under_way == 3
-        assert len(pool._waiting) == 19
+        assert len(pool._waiting) == 20
         calls[5].cancel()
         await asyncio.gather(*calls, return_exceptions=True)
         assert most <= 4
-        await ask(20, 50)
+        await ask(21, 50)
         return served
 
-    assert with_pool(postgres_url, use) == [number for number in range(21) if number != 5]
+    assert with_pool(postgres_url, use) == [number for number in range(22) if number != 5]
 
 
 def test_much_at_once_goes_both_ways(postgres_url: str) -> None:
     """Megabytes of values and of rows, more than any socket buffers, arrive whole."""
     async def use(pool: PipelinedPool) -> None:
         # One that is answered only when the last of it has come, so that only writing goes on.
-        assert await pool.run("sum", [([1] * 4_000_000,)]) == [[(4_000_000,)]]
+        with socket.socket(fileno=os.dup(pool._pipelines[0]._fd)) as small:
+            small.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        assert await pool.run("sum", [([1] * 2_000_000,)]) == [[(2_000_000,)]]
         many = list(range(50_000))
         sums, texts = await asyncio.gather(
             pool.run("sum", [(many,)] * 12), pool.run("long", [(500_000,)] * 12))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import json
 import os
@@ -21,6 +22,8 @@ from urllib.request import urlopen
 import pytest
 from server_process import ServerProcess, serve_in_process, wait_for
 from wrong_suite import PAGE, Handler, Reply, as_json, clamped, rows, serving
+
+from fastserve.testing import TestClient
 
 pytest.importorskip("asyncpg")
 psycopg = pytest.importorskip("psycopg")
@@ -69,6 +72,32 @@ def test_updates_that_meet_do_not_lock_each_other(
         with entry(app, tmp_path, postgres_url) as server, ThreadPoolExecutor(16) as clients:
             assert list(clients.map(ask, counts)) == counts
         assert connection.execute(deadlocks).fetchone() == before
+
+
+def test_the_orm_writes_rows_that_keep_their_number(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row that draws the number it has is written like any other: the suite counts it."""
+    monkeypatch.syspath_prepend(FOLDER)
+    monkeypatch.setenv("DATABASE_URL", postgres_url)
+    flat = ("app_orm", "fortunes", "worlds")
+    for name in flat:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    app_orm = importlib.import_module("app_orm")
+    base = database.Database(postgres_url)
+    try:
+        numbers = base.worlds()
+        monkeypatch.setattr(app_orm.worlds, "some_ids", lambda count: [4, 5, 6])
+        monkeypatch.setattr(app_orm.worlds, "some_numbers", lambda count: [
+            numbers[id] for id in (4, 5, 6)])
+        before = base.counts("world")
+        with TestClient(app_orm.app) as client:
+            assert len(client.get("/updates?queries=3").json()) == 3
+        assert (base.counts("world") - before).updated == 3
+    finally:
+        base.close()
+        for name in flat:
+            sys.modules.pop(name, None)
 
 
 def test_the_bulk_update_walks_through_its_arrays(postgres_url: str) -> None:
