@@ -5,9 +5,11 @@ To add one: write benchmarks/peers/techempower/<name>.py and one Server(...) bel
 A peer has a row at its best: the pool, the statements and the template of fastserve's own entry
 (peers/techempower/careful.py), orjson, its best documented flags. A `-usual` row does what its
 published entry in the suite does: that one's pool, its statements, its JSON library, its flags.
+A `-pipelined` row is the one at its best over fastserve's pipelined pool
+(peers/techempower/pipelined.py), so that there, too, only the servers differ.
 
-Every entry wants DATABASE_URL and reads POOL_SIZE from its environment. It is one worker, without
-an access log, and keeps idle connections for 75 s or longer.
+Every entry wants DATABASE_URL and reads POOL_SIZE from its environment. It is one worker without an
+access log, and any number of requests may come on a connection.
 """
 
 from benchmarks.servers import _UVICORN, REFERENCE, Server
@@ -17,7 +19,8 @@ _SUITE = "benchmarks/techempower"
 _BARE = ("asyncpg", "jinja2", "cachetools")
 _DATABASE = (*_BARE, "orjson", "uvloop")
 _UVICORN_NEEDS = (*_DATABASE, "uvicorn", "httptools")
-_STACK = (*_UVICORN_NEEDS, "starlette", "fastapi", "ujson")
+_PIPELINED = "psycopg[binary]"
+_STACK = (*_UVICORN_NEEDS, "starlette", "fastapi", "ujson", _PIPELINED)
 _CAREFUL = f"{_UVICORN} --no-proxy-headers --ws none --lifespan on --app-dir {_APPS}"
 _USUAL = f"{_UVICORN} --app-dir {_APPS}"
 _GRANIAN = (
@@ -29,11 +32,12 @@ _BATCHES = (
     f"{_AS_PUBLISHED}; the reads of a request are one batch with one Sync, which the suite's"
     " seventh rule does not allow"
 )
+_IN_LINE = "each query has a Sync of its own and does not wait for the one before it"
 _BLOCKS = "WSGI: one request at a time, for which psycopg2 waits; one connection"
 
 
 def _fastserve(name: str, title: str, app: str, note: str) -> Server:
-    return Server(name, title, "te-fastserve", (*_BARE, "sqlalchemy[asyncio]"),
+    return Server(name, title, "te-fastserve", (*_BARE, "sqlalchemy[asyncio]", _PIPELINED),
                   f"-m fastserve run {_SUITE}/{app} --port {{port}}",
                   "from fastserve import App, Request, Response", REFERENCE, note=note)
 
@@ -54,8 +58,8 @@ def _on_uvicorn(package: str, title: str, *more: str) -> Server:
 
 
 def _granian(name: str, title: str, arguments: str, note: str = "") -> Server:
-    return Server(name, title, "te-granian", (*_DATABASE, "granian"), f"{_GRANIAN} {arguments}",
-                  "import granian", "granian", note=note)
+    return Server(name, title, "te-granian", (*_DATABASE, "granian", _PIPELINED),
+                  f"{_GRANIAN} {arguments}", "import granian", "granian", note=note)
 
 
 def _script(package: str, title: str, *needs: str, options: str = "", note: str = "") -> Server:
@@ -65,7 +69,7 @@ def _script(package: str, title: str, *needs: str, options: str = "", note: str 
 
 
 def _fastpysgi(name: str, title: str, arguments: str, note: str = "") -> Server:
-    needs = (*_DATABASE, "fastpysgi", "falcon", "ujson", "psycopg2-binary")
+    needs = (*_DATABASE, "fastpysgi", "falcon", "ujson", "psycopg2-binary", _PIPELINED)
     return Server(name, title, "te-fastpysgi", needs,
                   f"{_APPS}/{arguments} {{port}}", "import fastpysgi", "fastpysgi", note=note)
 
@@ -73,9 +77,13 @@ def _fastpysgi(name: str, title: str, arguments: str, note: str = "") -> Server:
 _BEST_FLAGS = "--runtime-mode st --http1-pipeline-flush"
 _ALL = (
     _fastserve(REFERENCE, "fastserve", "app.py", "default flags"),
+    _fastserve("fastserve-pipelined", "fastserve, queries pipelined", "app_pipelined.py",
+               f"default flags; {_IN_LINE}"),
     _fastserve("fastserve-orm", "fastserve + SQLAlchemy", "app_orm.py",
                "default flags; an ORM does what the others do with SQL by hand"),
     _uvicorn("uvicorn-careful", "uvicorn, bare ASGI", "asgi_careful", "uvicorn"),
+    _uvicorn("uvicorn-pipelined", "uvicorn, bare ASGI, queries pipelined", "asgi_pipelined",
+             "uvicorn", _IN_LINE),
     _usual("uvicorn-usual", "uvicorn, bare ASGI, as published", "uvicorn_usual", "uvicorn"),
     _uvicorn("starlette", "uvicorn + Starlette", "starlette_careful", "starlette"),
     _uvicorn("fastapi", "uvicorn + FastAPI", "fastapi_careful", "fastapi"),
@@ -87,6 +95,8 @@ _ALL = (
              f"{_BEST_FLAGS} --interface rsgi rsgi_careful:app"),
     _granian("granian-asgi", "granian, ASGI",
              f"{_BEST_FLAGS} --interface asgi asgi_careful:app"),
+    _granian("granian-rsgi-pipelined", "granian, RSGI, queries pipelined",
+             f"{_BEST_FLAGS} --interface rsgi rsgi_pipelined:app", _IN_LINE),
     _granian("granian-rsgi-usual", "granian, RSGI, as published",
              "--runtime-mode mt --interface rsgi rsgi_usual:app", _BATCHES),
     _granian("granian-asgi-usual", "granian, ASGI, as published",
@@ -96,6 +106,8 @@ _ALL = (
     _script("robyn", "Robyn", "robyn", options="--log-level ERROR "),
     _script("socketify", "socketify", "socketify"),
     _fastpysgi("fastpysgi", "fastpysgi, ASGI", "fastpysgi_run.py asgi_careful"),
+    _fastpysgi("fastpysgi-pipelined", "fastpysgi, ASGI, queries pipelined",
+               "fastpysgi_run.py asgi_pipelined", _IN_LINE),
     _fastpysgi("fastpysgi-wsgi", "fastpysgi, WSGI", "fastpysgi_run.py wsgi_careful", _BLOCKS),
     _fastpysgi("falcon-wsgi", "fastpysgi + Falcon, WSGI", "fastpysgi_run.py falcon_wsgi_careful",
                _BLOCKS),
