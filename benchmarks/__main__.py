@@ -1,4 +1,4 @@
-"""The command line: run, peers, report, callgrind, static, upload, observing, workers, ..."""
+"""The command line of the benches: `python -m benchmarks --help` lists them."""
 
 import argparse
 import sys
@@ -85,6 +85,16 @@ def _parser() -> argparse.ArgumentParser:
     several.add_argument(
         "--cache", type=Path, default=DEFAULT_CACHE, help="where programs live (%(default)s)")
     add_workers_arguments(several)
+    from benchmarks.techempower import cli as techempower
+
+    techempower.add_arguments(commands.add_parser(
+        "techempower", help="serve the tests of the TechEmpower suite"))
+    techempower.add_verify_arguments(commands.add_parser(
+        "verify", help="check a server by the rules of that suite"))
+    from benchmarks.httparena import cli as httparena
+
+    httparena.add_arguments(commands.add_parser(
+        "httparena", help="serve HttpArena's profiles, or check a server by its rules"))
     from benchmarks.growth.run import add_arguments as add_growth_arguments
 
     growth = commands.add_parser("growth", help="cost against routes, fields, bodies, ...; plots")
@@ -188,6 +198,24 @@ def _observing(options: argparse.Namespace) -> int:
     return measure(options)
 
 
+def _techempower(options: argparse.Namespace) -> int:
+    from benchmarks.techempower.cli import serve
+
+    return serve(options)
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from benchmarks.techempower.cli import verify
+
+    return verify(options)
+
+
+def _httparena(options: argparse.Namespace) -> int:
+    from benchmarks.httparena.cli import run
+
+    return run(options)
+
+
 def _growth(options: argparse.Namespace) -> int:
     from benchmarks.growth.run import measure
 
@@ -204,7 +232,8 @@ def main() -> int:
     options = _parser().parse_args()
     actions = {"run": _run, "peers": _peers, "report": _report, "callgrind": _callgrind,
                "static": _static, "upload": _upload, "observing": _observing,
-               "workers": _workers, "growth": _growth, "million": _million}
+               "workers": _workers, "techempower": _techempower, "verify": _verify,
+               "httparena": _httparena, "growth": _growth, "million": _million}
     return actions[options.action](options)
 
 
