@@ -511,6 +511,7 @@ class Supervisor:
         child.because = ""
         self.someone_served = True
         self.beats.beat(child.cell)
+        self.renewal.recycling.ready(child.term, child.pid, time.monotonic() - child.born_s)
         slot = child.slot
         if slot.successor is child:
             slot.successor = None
