@@ -556,7 +556,7 @@ class Supervisor:
                 return
             if pid == 0:
                 return
-            self.succession.bury(pid, status)
+            self.succession.bury(pid)
             for child in self.children():
                 if child.pid == pid:
                     self.on_death(child, status)
