@@ -1,0 +1,116 @@
+"""The bars that are set for fastserve, and whether a comparison meets them.
+
+A bar that is missed is said to be missed, and one that was not measured is not met. A latency is
+above a peer's when even its best round is above the peer's worst one: a difference inside the
+spread is no difference.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from benchmarks.comparison.figures import Figure, Record, Row, peers, ratio, rows
+from benchmarks.comparison.turn import EQUAL
+from benchmarks.servers import REFERENCE
+
+USUAL = ("uvicorn-usual", "uvicorn")  # the first that was measured
+CAREFUL = ("uvicorn-careful",)
+# What must be cheaper than its careful row with the database, by the beginning of the name.
+RIVALS = ("fastpysgi", "granian")
+DATABASE_TESTS = ("db", "fortunes", "queries-20", "updates-20")
+# The suite lets the statements of one request travel together as long as each is executed on its
+# own ("pipelining"), so that several rows are held to the lower of the two limits.
+PIPELINED = 0.4
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was asked of one test, and what came out.
+
+    met: None where it was not measured
+    """
+
+    test: str
+    bar: str
+    met: bool | None
+    result: str
+    headline: bool = False
+
+    @property
+    def word(self) -> str:
+        return {True: "met", False: "missed", None: "not measured"}[self.met]
+
+
+def verdicts(record: Record) -> list[Verdict]:
+    """All bars, the headline ones first."""
+    found = [
+        _costs(record, "db", CAREFUL, 0.85, "uvicorn with the same careful pool", headline=True),
+        _costs(record, "fortunes", CAREFUL, 0.85, "uvicorn with the same careful pool",
+               headline=True),
+        _costs(record, "db", USUAL, 0.6, "uvicorn as usual"),
+        _costs(record, "fortunes", USUAL, 0.6, "uvicorn as usual"),
+        _costs(record, "queries-20", USUAL, PIPELINED, "uvicorn as usual"),
+        _costs(record, "updates-20", USUAL, PIPELINED, "uvicorn as usual"),
+    ]
+    found += [_cheapest(record, test) for test in ("plaintext", "json")]
+    found += _rivals(record)
+    found += [_latency(record, test, name, percentile)
+              for test in record["tests"] if record["tests"][test]["depth"] == 1
+              for name, percentile in (("p99", "p99_us"), ("p99.9", "p999_us"))]
+    return found
+
+
+def _costs(
+    record: Record, test: str, others: Sequence[str], limit: float, whom: str, *,
+    headline: bool = False,
+) -> Verdict:
+    bar = f"CPU at most {limit:g} × {whom}"
+    for other in others:
+        if found := ratio(record, test, REFERENCE, other):
+            return Verdict(test, bar, found.median <= limit, _spread(found), headline)
+    return Verdict(test, bar, None, "", headline)
+
+
+def _spread(figure: Figure) -> str:
+    return f"{figure.median:.2f} × ({figure.low:.2f}-{figure.high:.2f})"
+
+
+def _cheapest(record: Record, test: str) -> Verdict:
+    """Below every peer: the worst ratio decides."""
+    return _below(record, test, peers(record, test, REFERENCE), "CPU below every peer")
+
+
+def _rivals(record: Record) -> Iterator[Verdict]:
+    for rival in RIVALS:
+        for test in DATABASE_TESTS:
+            others = [peer for peer in peers(record, test, REFERENCE)
+                      if peer.startswith(rival) and not peer.endswith("-usual")]
+            yield _below(record, test, others, f"CPU below {rival} with an equally careful pool")
+
+
+def _below(record: Record, test: str, others: Sequence[str], bar: str) -> Verdict:
+    found = [(figure, other) for other in others
+             if (figure := ratio(record, test, REFERENCE, other))]
+    if not found:
+        return Verdict(test, bar, None, "")
+    worst, other = max(found, key=lambda pair: pair[0].median)
+    return Verdict(test, bar, worst.median < 1, f"{_spread(worst)} of {other}")
+
+
+def _latency(record: Record, test: str, name: str, percentile: str) -> Verdict:
+    bar = f"{name} at equal rate not above any peer's, outside the spread"
+    table = {row.entry: row for row in rows(record, test) if EQUAL in row.latency}
+    ours = table.pop(REFERENCE, None)
+    if ours is None or not table or (percentile == "p999_us" and not _all_tell_p999(ours, table)):
+        return Verdict(test, bar, None, "too few requests" if ours and table else "")
+    own = ours.latency[EQUAL].percentiles[percentile]
+    best = min(row.latency[EQUAL].percentiles[percentile].median for row in table.values())
+    better = [entry for entry, row in table.items()
+              if row.latency[EQUAL].percentiles[percentile].high < own.low]
+    result = f"{own.median:,.0f} µs; best peer {best:,.0f} µs"
+    if better:
+        result += f"; above {', '.join(better)}"
+    return Verdict(test, bar, not better, result)
+
+
+def _all_tell_p999(ours: Row, table: dict[str, Row]) -> bool:
+    return all(row.latency[EQUAL].has_p999 for row in (ours, *table.values()))
