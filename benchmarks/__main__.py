@@ -91,6 +91,16 @@ def _parser() -> argparse.ArgumentParser:
         "techempower", help="serve the tests of the TechEmpower suite"))
     techempower.add_verify_arguments(commands.add_parser(
         "verify", help="check a server by the rules of that suite"))
+    from benchmarks import compare
+
+    beside = commands.add_parser("compare", help="the suite's tests on fastserve and its peers")
+    beside.add_argument(
+        "--cache", type=Path, default=DEFAULT_CACHE, help="where environments live (%(default)s)")
+    beside.add_argument(
+        "--python", help="the Python of the peers and of fastserve (default: this one)")
+    compare.add_arguments(beside, LOCAL)
+    compare.add_history_arguments(
+        commands.add_parser("history", help="earlier comparisons, and what became worse"))
     observing = commands.add_parser("observing", help="what counters and access logs cost")
     observing.add_argument("--case", choices=list(CASES), default="plaintext")
     observing.add_argument("--rounds", type=int, default=41)
@@ -146,6 +156,11 @@ def _report(options: argparse.Namespace) -> int:
     from benchmarks.report import write_report
 
     record = json.loads(options.input.read_text())
+    if record.get("kind") == "compare":
+        from benchmarks.compare import report
+
+        report(record, options.input)
+        return 0
     print(write_report(record, options.markdown or options.input.with_suffix(".md")))
     if not options.no_plot:
         from benchmarks.plot import draw
@@ -168,6 +183,18 @@ def _static(options: argparse.Namespace) -> int:
 
 def _upload(options: argparse.Namespace) -> int:
     return upload(options)
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from benchmarks.compare import compare
+
+    return compare(options)
+
+
+def _history(options: argparse.Namespace) -> int:
+    from benchmarks.compare import show_history
+
+    return show_history(options)
 
 
 def _workers(options: argparse.Namespace) -> int:
@@ -198,7 +225,8 @@ def main() -> int:
     options = _parser().parse_args()
     actions = {"run": _run, "peers": _peers, "report": _report, "callgrind": _callgrind,
                "static": _static, "upload": _upload, "observing": _observing,
-               "workers": _workers, "techempower": _techempower, "verify": _verify}
+               "workers": _workers, "techempower": _techempower, "verify": _verify,
+               "compare": _compare, "history": _history}
     return actions[options.action](options)
 
 

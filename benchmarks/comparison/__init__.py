@@ -1,1 +1,1 @@
-"""Servers beside each other on the tests of the TechEmpower suite: `python -m benchmarks compare`."""
+"""Servers beside each other on the tests of the TechEmpower suite."""

@@ -1,7 +1,7 @@
-"""From the turns of a comparison to its figures: medians over the rounds, and how far they spread.
+"""From the turns of a comparison to its figures: medians over the rounds, and how they spread.
 
-A ratio is taken between two entries in the same round and on the same test, then the median over the
-rounds: what the host did to one it mostly did to the other.
+A ratio is taken between two entries in the same round and on the same test, then the median over
+the rounds: what the host did to one it mostly did to the other.
 """
 
 import statistics

@@ -1,8 +1,8 @@
 """The comparison: every entry verified, then rounds in which the entries take turns.
 
-A noisy host drifts. So every entry has one turn on each test in each round, the order is reversed in
-every other round, and ratios are taken within a round. Nothing an entry does ends the run: it is
-listed with the reason, and the others go on.
+A noisy host drifts. So every entry has one turn on each test in each round, the order is reversed
+in every other round, and ratios are taken within a round. Nothing an entry does ends the run: it
+is listed with the reason, and the others go on.
 """
 
 import datetime
@@ -44,6 +44,7 @@ class Comparison:
         stage: Stage,
         entries: Sequence[Server],
         tests: Sequence[SuiteTest],
+        *,
         verify: Verify,
         output: Path,
         equal_rates: dict[str, float],

@@ -1,8 +1,8 @@
 """One turn: an entry freshly started, at its limit and then at fixed rates, on one test.
 
 First a closed loop tells what a request costs and how many there can be: that is the entry's own
-maximum, of this very turn, since a host drifts. Then an open loop asks at half of it, at 80 % of it,
-and at one rate that is the same for all entries. Memory is read before the load and under it.
+maximum, of this very turn, since a host drifts. Then an open loop asks at half of it, at 80 % of
+it, and at one rate that is the same for all entries. Memory is read before the load and under it.
 """
 
 import json
@@ -19,7 +19,6 @@ from typing import Any
 from benchmarks.comparison.suite import SuiteTest
 from benchmarks.measure import costs, program
 from benchmarks.native import build
-from benchmarks.postgres import Postgres
 from benchmarks.process import Running, ServerFailed, free_port, pss_bytes
 from benchmarks.servers import FLOOR, PEERS, ROOT, Server
 from benchmarks.venvs import Venvs
@@ -45,13 +44,18 @@ class Settings:
     client_core: int = 1
 
 
+@dataclass(frozen=True)
+class Database:
+    """Where it is, and the process id of its first process, whose CPU is told apart."""
+
+    url: str
+    postmaster: int = 0
+
+
 class Stage:
-    """Starts entries and loads them.
+    """Starts entries, which find the database in DATABASE_URL, and loads them."""
 
-    database: what DATABASE_URL names, and whose CPU is told apart; None: tests without one only
-    """
-
-    def __init__(self, settings: Settings, venvs: Venvs, database: Postgres | None) -> None:
+    def __init__(self, settings: Settings, venvs: Venvs, database: Database) -> None:
         self.settings = settings
         self.venvs = venvs
         self.database = database
@@ -122,23 +126,21 @@ class Stage:
         return str(path)
 
     def _variables(self) -> Mapping[str, str]:
-        variables = {
+        return {
             "PYTHONPATH": os.pathsep.join(map(str, PATH)),
             "POOL_SIZE": str(self.settings.pool_size),
+            "DATABASE_URL": self.database.url,
         }
-        if self.database:
-            variables["DATABASE_URL"] = self.database.url
-        return variables
 
     def _client(
         self, running: Running, test: SuiteTest, rate_per_s: float, warmup: float, seconds: float
     ) -> subprocess.Popen[str]:
-        postmaster = self.database.process if self.database and test.database else None
+        postmaster = self.database.postmaster if test.database else 0
         return subprocess.Popen(
             ["taskset", "-c", str(self.settings.client_core), self.pace, str(running.port),
              self._file("request", test.request), str(self.settings.connections),
              str(test.depth), f"{rate_per_s:.1f}", str(warmup), f"{seconds:.3f}", test.check,
-             str(postmaster.pid if postmaster else 0), *map(str, running.pids())],
+             str(postmaster), *map(str, running.pids())],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def _result(self, client: subprocess.Popen[str], seconds: float) -> dict[str, Any]:
