@@ -187,7 +187,8 @@ static void give_up(conn *conns) {
     uint64_t at = now(CLOCK_MONOTONIC);
     for (int i = 0; i < count; i++)
         if (conns[i].outstanding && is_counted(conns[i].due)) dropped++, record(at - conns[i].due);
-    for (; next_due < counted_until; arrive()) due++, queued++, dropped++, record(at - next_due);
+    for (; next_due < counted_until; arrive())
+        if (is_counted(next_due)) due++, queued++, dropped++, record(at - next_due);
 }
 
 /* The CPU of the database's first process, of its children, and of those that have ended. */
