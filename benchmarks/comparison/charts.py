@@ -53,7 +53,7 @@ def costs(record: Record, test: str, table: Sequence[Row]) -> str:
             axis.barh(place, system, left=user, color=light, height=0.68, **common)
             axis.plot([row.cpu_us.low, row.cpu_us.high], [place, place], color=INK, linewidth=1)
             ours = to_ours(record, test, row.entry)
-            text = f"{row.cpu_us.median:.1f}" + (f"   {ours.median:.2f} x" if ours else "")
+            text = f"{row.cpu_us.median:.1f}" + (f" ({ours.median:.2f} x)" if ours else "")
             axis.annotate(text, (row.cpu_us.high, place), xytext=(6, 0), va="center",
                           textcoords="offset points", fontsize=8.5)
         for row in table:

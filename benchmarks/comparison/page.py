@@ -23,7 +23,7 @@ from benchmarks.servers import FLOOR, REFERENCE
 STYLE = """
 :root { --ink: #1f2933; --muted: #5f6c7b; --line: #e3e8ee; --ours: #c2410c; --tint: #fff6ef; }
 * { box-sizing: border-box; }
-body { margin: 0 auto; padding: 2.5rem 1.5rem 4rem; max-width: 68rem; background: #fff;
+body { margin: 0 auto; padding: 2.5rem 1.5rem 4rem; max-width: 76rem; background: #fff;
   color: var(--ink);
   font: 16px/1.55 system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; }
 h1 { font-size: 1.9rem; margin: 0 0 .3rem; letter-spacing: -.01em; }
@@ -40,7 +40,7 @@ table { border-collapse: collapse; width: 100%; font-size: .86rem;
   font-variant-numeric: tabular-nums; }
 th { text-align: right; font-weight: 600; color: var(--muted); white-space: nowrap; }
 td { text-align: right; white-space: nowrap; }
-th, td { padding: .34rem .6rem; border-bottom: 1px solid var(--line); vertical-align: top; }
+th, td { padding: .34rem .5rem; border-bottom: 1px solid var(--line); vertical-align: top; }
 th:first-child, td:first-child, .text td, .text th, td.remark { text-align: left; }
 .text td { white-space: normal; }
 tr.ours td { background: var(--tint); }
@@ -130,14 +130,15 @@ def _test(record: Record, test: str, table: list[Row]) -> Iterator[str]:
 
 def _costs(record: Record, test: str, table: list[Row]) -> Iterator[str]:
     floor = any(row.entry == FLOOR for row in table)
-    heads = ["entry", "CPU µs", "user", "system", "to fastserve", *(["to floor"] if floor else []),
+    heads = ["entry", "CPU µs", "user + system", "to fastserve", *(["to floor"] if floor else []),
              "requests/s", "busy", "PSS MiB", "PostgreSQL µs", "failures"]
     titles = "".join(f"<th>{head}</th>" for head in heads)
     yield f'<div class="scroll"><table><tr>{titles}</tr>'
     for row in table:
         ours = to_ours(record, test, row.entry)
-        cells = [_named(record, row.entry), _ranged(spread(row.cpu_us, 1)), f"{row.user_us:.1f}",
-                 f"{row.system_us:.1f}", _ranged(spread(ours, 2)) if ours else "1"]
+        cells = [_named(record, row.entry), _ranged(spread(row.cpu_us, 1)),
+                 f"{row.user_us:.1f} + {row.system_us:.1f}",
+                 _ranged(spread(ours, 2)) if ours else "1"]
         if floor:
             theirs = ratio(record, test, row.entry, FLOOR) if row.entry != FLOOR else None
             cells.append(f"{theirs.median:.2f}" if theirs else "1")

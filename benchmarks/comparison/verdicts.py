@@ -5,10 +5,10 @@ above a peer's when even its best round is above the peer's worst one: a differe
 spread is no difference.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from benchmarks.comparison.figures import Figure, Record, Row, peers, ratio, rows
+from benchmarks.comparison.figures import Figure, Record, peers, ratio, rows
 from benchmarks.comparison.turn import EQUAL
 from benchmarks.servers import REFERENCE
 
@@ -53,9 +53,8 @@ def verdicts(record: Record) -> list[Verdict]:
     ]
     found += [_cheapest(record, test) for test in ("plaintext", "json")]
     found += _rivals(record)
-    found += [_latency(record, test, name, percentile)
-              for test in record["tests"] if record["tests"][test]["depth"] == 1
-              for name, percentile in (("p99", "p99_us"), ("p99.9", "p999_us"))]
+    found += [_latency(record, test) for test, about in record["tests"].items()
+              if about["depth"] == 1]
     return found
 
 
@@ -96,21 +95,28 @@ def _below(record: Record, test: str, others: Sequence[str], bar: str) -> Verdic
     return Verdict(test, bar, worst.median < 1, f"{_spread(worst)} of {other}")
 
 
-def _latency(record: Record, test: str, name: str, percentile: str) -> Verdict:
-    bar = f"{name} at equal rate not above any peer's, outside the spread"
-    table = {row.entry: row for row in rows(record, test) if EQUAL in row.latency}
+def _latency(record: Record, test: str) -> Verdict:
+    """At the equal rate; p99.9 is judged where everybody had requests enough for one."""
+    bar = "p99 and p99.9 at the equal rate not above any peer's, outside the spread"
+    table = {row.entry: row.latency[EQUAL] for row in rows(record, test) if EQUAL in row.latency}
     ours = table.pop(REFERENCE, None)
-    if ours is None or not table or (percentile == "p999_us" and not _all_tell_p999(ours, table)):
-        return Verdict(test, bar, None, "too few requests" if ours and table else "")
-    own = ours.latency[EQUAL].percentiles[percentile]
-    best = min(row.latency[EQUAL].percentiles[percentile].median for row in table.values())
-    better = [entry for entry, row in table.items()
-              if row.latency[EQUAL].percentiles[percentile].high < own.low]
-    result = f"{own.median:,.0f} µs; best peer {best:,.0f} µs"
-    if better:
-        result += f"; above {', '.join(better)}"
-    return Verdict(test, bar, not better, result)
+    if ours is None or not table:
+        return Verdict(test, bar, None, "")
+    judged = {"p99_us": "p99"}
+    if all(latency.has_p999 for latency in (ours, *table.values())):
+        judged["p999_us"] = "p99.9"
+    told = [_beside(name, ours.percentiles[key], {
+        entry: latency.percentiles[key] for entry, latency in table.items()})
+        for key, name in judged.items()]
+    text = "; ".join(text for text, _ in told)
+    if len(judged) == 1:
+        text += "; too few requests for p99.9"
+    return Verdict(test, bar, not any(better for _, better in told), text)
 
 
-def _all_tell_p999(ours: Row, table: dict[str, Row]) -> bool:
-    return all(row.latency[EQUAL].has_p999 for row in (ours, *table.values()))
+def _beside(name: str, ours: Figure, theirs: Mapping[str, Figure]) -> tuple[str, list[str]]:
+    """In words, and who is better outside the spread."""
+    best = min(figure.median for figure in theirs.values())
+    better = [entry for entry, figure in theirs.items() if figure.high < ours.low]
+    text = f"{name} {ours.median:,.0f} µs, best peer {best:,.0f}"
+    return text + (f" (above {', '.join(better)})" if better else ""), better
