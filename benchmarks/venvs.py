@@ -73,10 +73,11 @@ class Venvs:
         return python
 
     def _needs_venv(self, server: Server) -> bool:
-        return bool(server.command) and (server.name != REFERENCE or self.python is not None)
+        return bool(server.command) and (server.package != REFERENCE or self.python is not None)
 
     def _wanted(self, server: Server) -> list[str]:
-        return ["-e", str(ROOT)] if server.name == REFERENCE else list(server.requires)
+        own = ["-e", str(ROOT)] if server.package == REFERENCE else []
+        return [*own, *server.requires]
 
     def _install(self, server: Server, python: str) -> None:
         path = self.path(server)

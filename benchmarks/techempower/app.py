@@ -9,25 +9,18 @@ ends before the next is sent; of the writes the suite's rules allow one statemen
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from operator import itemgetter
-from pathlib import Path
 from typing import Any, TypeVar
 
 import worlds
 from cachetools import LRUCache
 from careful_pool import Pool
-from jinja2 import Environment, FileSystemLoader
+from fortunes import page
 
 from fastserve import App, Request, Response
 
 DATABASE_URL = "postgresql://benchmarkdbuser:benchmarkdbpass@tfb-database:5432/hello_world"
 STATEMENTS = {"world": worlds.WORLD, "fortunes": worlds.FORTUNES, "update": worlds.UPDATE}
 Result = TypeVar("Result")
-
-templates = Environment(
-    loader=FileSystemLoader(Path(__file__).with_name("templates")), autoescape=True)
-page = templates.get_template("fortunes.html")
-by_message = itemgetter(1)
 
 
 @asynccontextmanager
@@ -96,10 +89,7 @@ async def cached_queries(request: Request) -> list[dict[str, int]]:
 
 @app.get("/fortunes")
 async def fortunes() -> Response:
-    rows = await connected(lambda connection: connection.fortunes.fetch())
-    rows.append(worlds.EXTRA)
-    rows.sort(key=by_message)
-    return Response.html(page.render(fortunes=rows))
+    return Response.html(page(await connected(lambda connection: connection.fortunes.fetch())))
 
 
 @app.get("/updates")

@@ -9,13 +9,11 @@ what writes is one unit of work.
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from operator import itemgetter
-from pathlib import Path
 from typing import Any
 
 import worlds
 from cachetools import LRUCache
-from jinja2 import Environment, FileSystemLoader
+from fortunes import page
 from sqlalchemy import String, make_url, select
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -23,11 +21,6 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from fastserve import App, Request, Response
 
 DATABASE_URL = "postgresql://benchmarkdbuser:benchmarkdbpass@tfb-database:5432/hello_world"
-
-templates = Environment(
-    loader=FileSystemLoader(Path(__file__).with_name("templates")), autoescape=True)
-page = templates.get_template("fortunes.html")
-by_message = itemgetter(1)
 
 
 class Base(DeclarativeBase):
@@ -113,9 +106,7 @@ async def fortunes() -> Response:
     async with app.state.reading() as session:
         found = await session.scalars(select(Fortune))
         rows = [(fortune.id, fortune.message) for fortune in found]
-    rows.append(worlds.EXTRA)
-    rows.sort(key=by_message)
-    return Response.html(page.render(fortunes=rows))
+    return Response.html(page(rows))
 
 
 @app.get("/updates")

@@ -13,7 +13,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=_workers, help="a number, or auto; left out: one process")
     parser.add_argument("--database", type=_database, metavar="URL",
                         help="postgresql://USER:PASSWORD@HOST/NAME; left out: one of its own")
-    parser.add_argument("--orm", action="store_true", help="by way of SQLAlchemy")
+    entry = parser.add_mutually_exclusive_group()
+    entry.add_argument("--pipelined", dest="app", action="store_const", const="app_pipelined.py",
+                       help="queries that do not wait for each other, by psycopg")
+    entry.add_argument("--orm", dest="app", action="store_const", const="app_orm.py",
+                       help="by way of SQLAlchemy; left out: by asyncpg")
+    parser.set_defaults(app="app.py")
 
 
 def add_verify_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,9 +39,8 @@ def serve(options: argparse.Namespace) -> int:
     flags = ["--host", options.host, "--port", str(options.port)]
     if options.workers is not None:
         flags += ["--workers", options.workers]
-    app = "app_orm.py" if options.orm else "app.py"
     try:
-        return run(Served(app, options.database, tuple(flags)))
+        return run(Served(options.app, options.database, tuple(flags)))
     except Refused as error:
         return _failed(error)
 

@@ -21,6 +21,7 @@ FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parent.parent
 NEEDS = {
     "app.py": ("asyncpg", "cachetools", "jinja2"),
+    "app_pipelined.py": ("asyncpg", "cachetools", "jinja2", "psycopg"),
     "app_orm.py": ("asyncpg", "cachetools", "greenlet", "jinja2", "sqlalchemy"),
 }
 PR_SET_PDEATHSIG = 1

@@ -58,4 +58,4 @@ def generic(url: str) -> str:
     key. For an array of 500 values that it knows it would scan the table instead and lock the
     rows as they lie, against the order of others.
     """
-    return f"{url}{'&' if '?' in url else '?'}plan_cache_mode=force_generic_plan"
+    return f"{url}{'&' if '?' in url else '?'}options=-c%20plan_cache_mode%3Dforce_generic_plan"
