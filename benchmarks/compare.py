@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser, local: Path) -> None:
     add("--rounds", type=int, help="(default: 4; an even number is fairest)")
     add("--seconds", type=float, help="at the limit, in each turn (default: 1)")
     add("--latency-seconds", type=float,
-        help="at each rate; up to four times that, for 1,000 requests (default: 1)")
+        help="at each rate; up to four times that, for 1,000 requests (default: 0.8)")
     add("--warmup", type=float, default=0.3, help="seconds (%(default)s)")
     add("--connections", type=int, default=64)
     add("--pool-size", type=int, default=4, help="database connections of a worker (%(default)s)")
@@ -172,10 +172,10 @@ def _known(names: Sequence[str], known: Iterable[str], what: str) -> Sequence[st
 
 
 def _settings(options: argparse.Namespace) -> Settings:
-    usual = QUICK_S if options.quick else 1.0
+    usual = Settings(seconds=QUICK_S, latency_seconds=QUICK_S) if options.quick else Settings()
     found = Settings(
-        seconds=options.seconds or usual,
-        latency_seconds=options.latency_seconds or usual,
+        seconds=options.seconds or usual.seconds,
+        latency_seconds=options.latency_seconds or usual.latency_seconds,
         **{name: getattr(options, name) for name in (
             "warmup", "connections", "pool_size", "server_core", "client_core")})
     if min(found.seconds, found.latency_seconds, found.connections, found.pool_size) <= 0:

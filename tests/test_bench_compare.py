@@ -365,6 +365,12 @@ def test_a_slow_rate_is_kept_longer_for_enough_requests() -> None:
     assert window_s(1.0, 10) == LONGEST
 
 
+def test_our_own_other_row_is_no_peer() -> None:
+    record = made({"json": {"fastserve": [9, 9], "fastserve-orm": [8, 8], "sanic": [20, 20]}})
+    record["turns"][2]["paced"] = record["turns"][3]["paced"] = paced(100)
+    assert {verdict.met for verdict in bars(record, "json").values()} == {True}
+
+
 @pytest.mark.parametrize(("test", "body", "right"), [
     ("plaintext", b"Hello, World!", True), ("plaintext", b"Hello", False),
     ("json", b'{ "message": "Hello, World!" }', True), ("json", b'{"message":"Hello"}', False),

@@ -171,7 +171,9 @@ def _line(entry: str, cells: Sequence[str], more: str = "") -> str:
 
 def _named(record: Record, entry: str) -> str:
     name = escape(name_of(record, entry).removesuffix(", usual"))
-    return name + ('<span class="tag">usual</span>' if is_usual(record, entry) else "")
+    note = escape(record["entries"].get(entry, {}).get("note", ""))
+    tag = '<span class="tag">usual</span>' if is_usual(record, entry) else ""
+    return f'<span title="{note}">{name}</span>{tag}' if note else name + tag
 
 
 def _ranged(text: str) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.comparison.suite import SuiteTest
-from benchmarks.comparison.turn import EQUAL, SHARES, Settings, Stage, window_s
+from benchmarks.comparison.turn import EQUAL, PACED_WARMUP_S, SHARES, Settings, Stage, window_s
 from benchmarks.machine import describe_machine
 from benchmarks.process import Running
 from benchmarks.rounds import FAILURES, FLOOR_EVERY
@@ -192,7 +192,7 @@ class Comparison:
         limit = self.limits.get((entry.name, test.name))
         if entry.name != FLOOR and test.depth == 1 and limit:
             rates = [*(share * limit for share in SHARES.values()), self.equal_rates[test.name]]
-            total += sum(min(s.warmup, 0.3) + window_s(s.latency_seconds, rate) for rate in rates)
+            total += sum(min(s.warmup, PACED_WARMUP_S) + window_s(s.latency_seconds, rate) for rate in rates)
         return total
 
     def _estimate_s(self, rounds: int) -> float:

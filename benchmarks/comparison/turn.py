@@ -27,6 +27,7 @@ SHARES = {"half": 0.5, "most": 0.8}  # of the entry's own maximum
 EQUAL = "equal"
 ENOUGH = 1000   # requests from which p99.9 is more than the slowest one
 LONGEST = 4     # times the window may be stretched to get as many
+PACED_WARMUP_S = 0.2  # the entry is warm by then; its new connections are not
 FAULTS = ("errors", "bad_status", "mismatched", "dropped")
 PATH = (PEERS / "techempower", PEERS, ROOT / "benchmarks" / "techempower")
 
@@ -37,7 +38,7 @@ class Settings:
 
     seconds: float = 1.0
     warmup: float = 0.3
-    latency_seconds: float = 1.0
+    latency_seconds: float = 0.8
     connections: int = 64
     pool_size: int = 4
     server_core: int = 0
@@ -97,7 +98,7 @@ class Stage:
         """The open loop: latency from when each request was due."""
         s = self.settings
         seconds = window_s(s.latency_seconds, rate_per_s)
-        client = self._client(running, test, rate_per_s, min(s.warmup, 0.3), seconds)
+        client = self._client(running, test, rate_per_s, min(s.warmup, PACED_WARMUP_S), seconds)
         got = self._result(client, seconds)
         cost = costs(got)["cpu_us"]
         return {**got, **_faults(got), "rate_per_s": rate_per_s, "seconds": seconds, "cpu_us": cost}

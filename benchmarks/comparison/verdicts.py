@@ -8,7 +8,7 @@ spread is no difference.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from benchmarks.comparison.figures import Figure, Record, peers, ratio, rows
+from benchmarks.comparison.figures import Figure, Record, is_ours, peers, ratio, rows
 from benchmarks.comparison.turn import EQUAL
 from benchmarks.servers import REFERENCE
 
@@ -75,13 +75,13 @@ def _spread(figure: Figure) -> str:
 
 def _cheapest(record: Record, test: str) -> Verdict:
     """Below every peer: the worst ratio decides."""
-    return _below(record, test, peers(record, test, REFERENCE), "CPU below every peer")
+    return _below(record, test, peers(record, test), "CPU below every peer")
 
 
 def _rivals(record: Record) -> Iterator[Verdict]:
     for rival in RIVALS:
         for test in DATABASE_TESTS:
-            others = [peer for peer in peers(record, test, REFERENCE)
+            others = [peer for peer in peers(record, test)
                       if peer.startswith(rival) and not peer.endswith("-usual")]
             yield _below(record, test, others, f"CPU below {rival} with an equally careful pool")
 
@@ -98,20 +98,21 @@ def _below(record: Record, test: str, others: Sequence[str], bar: str) -> Verdic
 def _latency(record: Record, test: str) -> Verdict:
     """At the equal rate; p99.9 is judged where everybody had requests enough for one."""
     bar = "p99 and p99.9 at the equal rate not above any peer's, outside the spread"
-    table = {row.entry: row.latency[EQUAL] for row in rows(record, test) if EQUAL in row.latency}
-    ours = table.pop(REFERENCE, None)
+    told = {row.entry: row.latency[EQUAL] for row in rows(record, test) if EQUAL in row.latency}
+    ours = told.get(REFERENCE)
+    table = {entry: latency for entry, latency in told.items() if not is_ours(entry)}
     if ours is None or not table:
         return Verdict(test, bar, None, "")
     judged = {"p99_us": "p99"}
     if all(latency.has_p999 for latency in (ours, *table.values())):
         judged["p999_us"] = "p99.9"
-    told = [_beside(name, ours.percentiles[key], {
+    found = [_beside(name, ours.percentiles[key], {
         entry: latency.percentiles[key] for entry, latency in table.items()})
         for key, name in judged.items()]
-    text = "; ".join(text for text, _ in told)
+    text = "; ".join(text for text, _ in found)
     if len(judged) == 1:
         text += "; too few requests for p99.9"
-    return Verdict(test, bar, not any(better for _, better in told), text)
+    return Verdict(test, bar, not any(better for _, better in found), text)
 
 
 def _beside(name: str, ours: Figure, theirs: Mapping[str, Figure]) -> tuple[str, list[str]]:
