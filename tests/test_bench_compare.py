@@ -359,6 +359,21 @@ def test_what_breaks_the_suites_rules_is_not_measured(tmp_path: Path) -> None:
     assert ("peer", "json") in stage.order
 
 
+def test_a_rate_that_an_entry_cannot_keep_is_left_out() -> None:
+    record = made({"db": {"fastserve": [50, 50], "sanic": [60, 60]}})
+    del record["turns"][2]["paced"]["equal"], record["turns"][3]["paced"]["equal"]
+    assert [list(row.latency) for row in rows(record, "db")] == [
+        ["equal", "half", "most"], ["half", "most"]]
+    text = "\n".join(document(record))
+    assert text.count("| sanic 1.2 | 500 |") == 2
+    assert text.count("| fastserve 1.2 | 500 |") == 3
+
+
+def test_the_equal_rate_is_not_that_of_our_orm(tmp_path: Path) -> None:
+    record = run(Stage(lambda entry, test: None), tmp_path, "fastserve", "fastserve-orm")
+    assert record["equal_rates_per_s"]["db"] == 500.0
+
+
 def test_a_slow_rate_is_kept_longer_for_enough_requests() -> None:
     assert window_s(1.0, 5000) == 1.0
     assert window_s(1.0, 400) == 2.5

@@ -145,7 +145,8 @@ def _row(entry: str, turns: Sequence[Mapping[str, Any]]) -> Row:
         middle("base_bytes"),
         middle("peak_bytes"),
         faults,
-        {name: _latency([p[name] for p in paced]) for name in RATES} if paced else {},
+        {name: _latency(phases) for name in RATES
+         if (phases := [phase[name] for phase in paced if name in phase])},
     )
 
 

@@ -115,7 +115,7 @@ def _test(record: Record, test: str, table: list[Row]) -> Iterator[str]:
     yield f'<h2 id="{test}">{escape(about["title"])} <code>{escape(about["path"])}</code></h2>'
     yield f"<figure>{charts.costs(record, test, table)}<figcaption>{KEY}</figcaption></figure>"
     yield from _costs(record, test, table)
-    told = [row for row in table if row.latency]
+    told = [row for row in table if EQUAL in row.latency]
     if not told:
         return
     rate = told[0].latency[EQUAL].rate_per_s.median

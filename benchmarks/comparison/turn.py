@@ -104,13 +104,17 @@ class Stage:
         return {**got, **_faults(got), "rate_per_s": rate_per_s, "seconds": seconds, "cpu_us": cost}
 
     def turn(self, entry: Server, test: SuiteTest, equal_rate_per_s: float) -> dict[str, Any]:
-        """The whole turn; pipelined requests have no latency of their own."""
+        """The whole turn; pipelined requests have no latency of their own.
+
+        Nor has an entry at the equal rate that it could not keep: it would only queue.
+        """
         with self.running(entry, test) as running:
             s = self.settings
             turn = self.saturate(running, test, s.warmup, s.seconds)
             if test.depth == 1 and entry.name != FLOOR:
                 rates = {name: share * turn["rps"] for name, share in SHARES.items()}
-                rates[EQUAL] = equal_rate_per_s
+                if equal_rate_per_s < turn["rps"]:
+                    rates[EQUAL] = equal_rate_per_s
                 turn["paced"] = {
                     name: self.at_rate(running, test, rate) for name, rate in rates.items()}
             return turn
