@@ -210,6 +210,7 @@ def test_a_status_other_than_200_is_counted(programs: Path) -> None:
     b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\ncut off",
     b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n7\r\ncut off\r\n",
     b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n6\r\ncut off\r\n0\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n7\r\ncut off..0\r\n\r\n",
     b"HTTP/1.1 200 OK\r\n\r\nHello",
     b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\nHello",
     b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\nHello",
@@ -228,9 +229,13 @@ def test_an_answer_that_is_cut_off_or_malformed_is_an_error(
     assert got["mismatched"] == 0
 
 
-def test_a_connection_that_is_closed_in_good_order_is_no_error(programs: Path) -> None:
+@pytest.mark.parametrize("rate_per_s", [0, 100])
+def test_a_connection_that_is_closed_in_good_order_is_no_error(
+    programs: Path, rate_per_s: float
+) -> None:
+    """Nothing more is asked for on it: the next request has another."""
     with Server(lambda _: plain(b"Hello", b"Connection: close\r\n")) as server:
-        got = pace(programs, server, rate_per_s=100, seconds=0.4)
+        got = pace(programs, server, rate_per_s=rate_per_s, seconds=0.4)
     assert got["errors"] == 0
     assert got["answered"] > 10
 
