@@ -11,6 +11,8 @@ from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import asyncpg
+
 from benchmarks.techempower.serve import reason, without_password
 
 LATE_S = 12.0      # an idle backend hands its counters in after ten seconds at the latest
@@ -55,14 +57,10 @@ class Database:
 
     exact:  whether its counts are neither late nor too high
 
-    Raises Uncounted where `url` cannot be connected to, or asyncpg is missing.
+    Raises Uncounted where `url` cannot be connected to.
     """
 
     def __init__(self, url: str) -> None:
-        try:
-            import asyncpg
-        except ImportError as error:
-            raise Uncounted("asyncpg is missing: pip install 'fastserve[bench]'") from error
         self._loop = asyncio.new_event_loop()
         try:
             self._connection: Any = self._run(asyncpg.connect(url))
@@ -105,8 +103,6 @@ class Database:
             time.sleep(PAUSE_S)
 
     async def _counts_statements(self) -> bool:
-        import asyncpg
-
         try:
             await self._connection.execute("CREATE EXTENSION IF NOT EXISTS pg_stat_statements")
             await self._connection.fetchrow(_STATEMENTS, "world")
