@@ -123,12 +123,24 @@ def test_a_query_that_fails_takes_no_other_with_it(postgres_url: str) -> None:
     assert with_pool(postgres_url, use) == [[(3,), (4,)]]
 
 
-def test_wrong_values_are_refused_before_anything_is_sent(postgres_url: str) -> None:
-    """Too few values, and a number that is none, leave the connection as it was."""
+def test_wrong_values_are_refused_before_anything_is_sent(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Too few, too many, no number, too large: the connection stays as it was, for all who wait."""
+    monkeypatch.setattr(pipelined_pool, "UNDER_WAY", 1)
+    wrong = [("note", [()]), ("note", [(1,), ("seven",)]), ("note", [(1, 2)]), ("note", [(2**40,)]),
+             ("sum", [(7,)]), ("nosuch", [()])]
+
     async def use(pool: PipelinedPool) -> Any:
-        for values in ([()], [(1,), ("seven",)], [(1, 2)], [(2**40,)]):
-            with pytest.raises((ValueError, pipelined_pool.struct.error)):
-                await pool.run("note", values)
+        for name, values in wrong:
+            with pytest.raises((KeyError, TypeError, ValueError, pipelined_pool.struct.error)):
+                await pool.run(name, values)
+        first = pool.run("sleep", [(20,)])
+        refused = [pool.run(name, values) for name, values in wrong]
+        last = pool.run("divide", [(2,)])
+        assert await first == [[(1,)]]
+        assert await last == [[(6,)]]
+        assert None not in [call.exception() for call in refused]
         return await pool.run("noted", [()])
 
     assert with_pool(postgres_url, use) == [[]]

@@ -151,12 +151,17 @@ class _Pipeline:
         self, future: "asyncio.Future[Rows]", name: str, values: Sequence[Sequence[Any]]
     ) -> None:
         """Send a query for each of `values`; `future` gets the rows of each."""
-        statement = self.statements[name]
+        try:
+            statement = self.statements[name]
+            encoded = [
+                [encode(value) for encode, value in zip(statement.encoders, row, strict=True)]
+                for row in values]
+        except Exception as error:      # a mistake of its caller's, of whatever kind
+            future.set_exception(error)
+            return
         batch = _Batch(future, len(values))
         send, name_bytes, formats = (
             self._libpq.send_query_prepared, statement.name, statement.formats)
-        encoded = [[encode(value) for encode, value in zip(statement.encoders, row, strict=True)]
-                   for row in values]
         self._hold_back()
         try:
             for parameters in encoded:
@@ -287,7 +292,8 @@ class PipelinedPool:
         """Execute the statement `name` once for each of `values`; the rows of each, in order.
 
         All are executed, whichever fails; awaiting it raises QueryFailed for the first that did,
-        ConnectionLost, or RuntimeError once the pool is closed.
+        or ConnectionLost; KeyError, TypeError, ValueError or struct.error, with nothing executed,
+        for a statement or values that do not fit. Raises RuntimeError once the pool is closed.
         """
         future: asyncio.Future[Rows] = asyncio.get_running_loop().create_future()
         if self._closed:
