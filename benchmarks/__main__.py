@@ -107,6 +107,16 @@ def _parser() -> argparse.ArgumentParser:
     million.add_argument(
         "--cache", type=Path, default=DEFAULT_CACHE, help="where programs live (%(default)s)")
     add_million_arguments(million)
+    from benchmarks import compare
+
+    beside = commands.add_parser("compare", help="the suite's tests on fastserve and its peers")
+    beside.add_argument(
+        "--cache", type=Path, default=DEFAULT_CACHE, help="where environments live (%(default)s)")
+    beside.add_argument(
+        "--python", help="the Python of the peers and of fastserve (default: this one)")
+    compare.add_arguments(beside, LOCAL)
+    compare.add_history_arguments(
+        commands.add_parser("history", help="earlier comparisons, and what became worse"))
     observing = commands.add_parser("observing", help="what counters and access logs cost")
     observing.add_argument("--case", choices=list(CASES), default="plaintext")
     observing.add_argument("--rounds", type=int, default=41)
@@ -162,6 +172,11 @@ def _report(options: argparse.Namespace) -> int:
     from benchmarks.report import write_report
 
     record = json.loads(options.input.read_text())
+    if record.get("kind") == "compare":
+        from benchmarks.compare import report
+
+        report(record, options.input)
+        return 0
     print(write_report(record, options.markdown or options.input.with_suffix(".md")))
     if not options.no_plot:
         from benchmarks.plot import draw
@@ -184,6 +199,18 @@ def _static(options: argparse.Namespace) -> int:
 
 def _upload(options: argparse.Namespace) -> int:
     return upload(options)
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from benchmarks.compare import compare
+
+    return compare(options)
+
+
+def _history(options: argparse.Namespace) -> int:
+    from benchmarks.compare import show_history
+
+    return show_history(options)
 
 
 def _workers(options: argparse.Namespace) -> int:
@@ -233,7 +260,8 @@ def main() -> int:
     actions = {"run": _run, "peers": _peers, "report": _report, "callgrind": _callgrind,
                "static": _static, "upload": _upload, "observing": _observing,
                "workers": _workers, "techempower": _techempower, "verify": _verify,
-               "httparena": _httparena, "growth": _growth, "million": _million}
+               "httparena": _httparena, "growth": _growth, "million": _million,
+               "compare": _compare, "history": _history}
     return actions[options.action](options)
 
 

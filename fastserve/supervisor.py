@@ -513,6 +513,7 @@ class Supervisor:
         child.because = ""
         self.someone_served = True
         self.beats.beat(child.cell)
+        self.renewal.recycling.ready(child.term, child.pid, time.monotonic() - child.born_s)
         slot = child.slot
         if slot.successor is child:
             slot.successor = None
@@ -557,7 +558,7 @@ class Supervisor:
                 return
             if pid == 0:
                 return
-            self.succession.bury(pid, status)
+            self.succession.bury(pid)
             for child in self.children():
                 if child.pid == pid:
                     self.on_death(child, status)

@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from benchmarks.cases import CASES, HOST, PLAIN_HEAD, TEXT
+from benchmarks.cases import CASES, PLAIN_HEAD, TEXT
 
 KIB, MIB = 1024, 1024 * 1024
 BENCH_APP = "examples/bench.py"
@@ -17,6 +17,7 @@ GROWTH_APP = "benchmarks/growth/app.py"
 SHUFFLED = 1000     # different paths asked, where there are as many: no route stays in the cache
 MAX_PATHS = 10_000
 SIZES = (0, KIB, 16 * KIB, 64 * KIB, 256 * KIB, MIB, 10 * MIB)
+ONE_HOST, TWO_HOSTS = ("bench0.example",), ("bench0.example", "bench1.example")
 BODY_CONNECTIONS = 8    # ten megabytes each are under way
 
 
@@ -121,10 +122,14 @@ def _routes_load(kind: str) -> Callable[[int], Load]:
 # ---- fields
 
 
-def _fields_load(path: str, expect: str) -> Callable[[int], Load]:
+def _fields_load(path: str, expect: str, hosts: tuple[str, ...]) -> Callable[[int], Load]:
+    """Requests that differ in their first field, or the one that is sent again and again."""
+
     def load(count: int) -> Load:
-        between = tuple(f"X-Field-{n:03}: value of field {n:03}" for n in range(count - 2))
-        return Load(_request(f"GET {path}", (HOST, *between, "X-Last: value of the last")), expect)
+        between = (f"X-Field-{n:03}: value of field {n:03}" for n in range(count - 2))
+        fields = (*between, "X-Last: value of the last")
+        requests = [_request(f"GET {path}", (f"Host: {host}", *fields)) for host in hosts]
+        return Load(b"".join(requests), expect, count=len(hosts))
 
     return load
 
@@ -187,10 +192,15 @@ def axes(cores: int) -> dict[str, Axis]:
         ),
         Axis(
             "headers", "Header fields of a request", "fields", (2, 5, 10, 20, 50, 100), (2, 20),
-            (Series("unread", "no field read", _alone, _fields_load("/plaintext", TEXT)),
-             Series("one-read", "one field read", _alone,
-                    _fields_load("/last", "value of the last"))),
+            (Series("same", "the same as in the request before", _alone,
+                    _fields_load("/plaintext", TEXT, ONE_HOST)),
+             Series("changing", "one changes", _alone,
+                    _fields_load("/plaintext", TEXT, TWO_HOSTS)),
+             Series("read", "one changes, one is read", _alone,
+                    _fields_load("/last", "value of the last", TWO_HOSTS))),
             Law("field", _identity), scale="linear",
+            note="33 bytes each. Fields that are byte for byte those of the request before on the "
+                 "same connection, up to 2 KiB, are compared instead of parsed.",
         ),
         Axis(
             "download", "Body of an answer", "bytes", SIZES, (0, 64 * KIB),
