@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from benchmarks.comparison.figures import Figure, Record, Row, is_usual
+from benchmarks.comparison.figures import Figure, Record, Row, is_ours, is_usual
 from benchmarks.comparison.markdown import to_ours
 from benchmarks.comparison.turn import EQUAL
 from benchmarks.servers import FLOOR, REFERENCE
@@ -44,7 +44,7 @@ def costs(record: Record, test: str, table: Sequence[Row]) -> str:
     bars = [row for row in table if row.entry != FLOOR][::-1]
     with _figure(len(bars), "server CPU per request, µs") as (axis, out):
         for place, row in enumerate(bars):
-            dark, light = (OURS, OURS_LIGHT) if row.entry == REFERENCE else (PEER, PEER_LIGHT)
+            dark, light = (OURS, OURS_LIGHT) if is_ours(row.entry) else (PEER, PEER_LIGHT)
             hatch = "////" if is_usual(record, row.entry) else None
             share = row.cpu_us.median / ((row.user_us + row.system_us) or 1)
             user, system = row.user_us * share, row.system_us * share
@@ -75,7 +75,7 @@ def latencies(test: str, table: Sequence[Row], rate: str = EQUAL) -> str:
         axis, out,
     ):
         for place, row in enumerate(told):
-            color = OURS if row.entry == REFERENCE else PEER
+            color = OURS if is_ours(row.entry) else PEER
             figures = row.latency[rate].percentiles
             middle = [figures[key].median / 1000 for key, _, _ in MARKS]
             axis.plot([middle[0], middle[-1]], [place, place], color=color, linewidth=1.2)

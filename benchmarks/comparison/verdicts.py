@@ -97,7 +97,7 @@ def _below(record: Record, test: str, others: Sequence[str], bar: str) -> Verdic
 
 def _latency(record: Record, test: str) -> Verdict:
     """At the equal rate; p99.9 is judged where everybody had requests enough for one."""
-    bar = "p99 and p99.9 at the equal rate not above any peer's, outside the spread"
+    bar = "p99 and p99.9 at the equal rate not above any peer's"
     told = {row.entry: row.latency[EQUAL] for row in rows(record, test) if EQUAL in row.latency}
     ours = told.get(REFERENCE)
     table = {entry: latency for entry, latency in told.items() if not is_ours(entry)}
@@ -120,4 +120,6 @@ def _beside(name: str, ours: Figure, theirs: Mapping[str, Figure]) -> tuple[str,
     best = min(figure.median for figure in theirs.values())
     better = [entry for entry, figure in theirs.items() if figure.high < ours.low]
     text = f"{name} {ours.median:,.0f} µs, best peer {best:,.0f}"
-    return text + (f" (above {', '.join(better)})" if better else ""), better
+    if better:
+        return f"{text} (above {', '.join(better)})", better
+    return text + (" (inside the spread)" if ours.median > best else ""), better
