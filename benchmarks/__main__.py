@@ -1,4 +1,4 @@
-"""The command line: run, peers, report, callgrind, static, upload, techempower, verify, ..."""
+"""The command line of the benches: `python -m benchmarks --help` lists them."""
 
 import argparse
 import sys
@@ -91,6 +91,22 @@ def _parser() -> argparse.ArgumentParser:
         "techempower", help="serve the tests of the TechEmpower suite"))
     techempower.add_verify_arguments(commands.add_parser(
         "verify", help="check a server by the rules of that suite"))
+    from benchmarks.httparena import cli as httparena
+
+    httparena.add_arguments(commands.add_parser(
+        "httparena", help="serve HttpArena's profiles, or check a server by its rules"))
+    from benchmarks.growth.run import add_arguments as add_growth_arguments
+
+    growth = commands.add_parser("growth", help="cost against routes, fields, bodies, ...; plots")
+    growth.add_argument(
+        "--cache", type=Path, default=DEFAULT_CACHE, help="where programs live (%(default)s)")
+    add_growth_arguments(growth)
+    from benchmarks.million import add_arguments as add_million_arguments
+
+    million = commands.add_parser("million", help="a million requests a second of one worker?")
+    million.add_argument(
+        "--cache", type=Path, default=DEFAULT_CACHE, help="where programs live (%(default)s)")
+    add_million_arguments(million)
     from benchmarks import compare
 
     beside = commands.add_parser("compare", help="the suite's tests on fastserve and its peers")
@@ -221,11 +237,30 @@ def _verify(options: argparse.Namespace) -> int:
     return verify(options)
 
 
+def _httparena(options: argparse.Namespace) -> int:
+    from benchmarks.httparena.cli import run
+
+    return run(options)
+
+
+def _growth(options: argparse.Namespace) -> int:
+    from benchmarks.growth.run import measure
+
+    return measure(options, options.cache)
+
+
+def _million(options: argparse.Namespace) -> int:
+    from benchmarks.million import measure
+
+    return measure(options, options.cache)
+
+
 def main() -> int:
     options = _parser().parse_args()
     actions = {"run": _run, "peers": _peers, "report": _report, "callgrind": _callgrind,
                "static": _static, "upload": _upload, "observing": _observing,
                "workers": _workers, "techempower": _techempower, "verify": _verify,
+               "httparena": _httparena, "growth": _growth, "million": _million,
                "compare": _compare, "history": _history}
     return actions[options.action](options)
 

@@ -66,6 +66,16 @@ class Recycling:
                 0, config.max_lifetime_jitter_s),
             config.max_rss_bytes)
 
+    def ready(self, term: Term, pid: int, age_s: float) -> None:
+        """A worker serves: one that is too large already is not replaced for that."""
+        used = rss_bytes(pid) if term.rss_bytes else None
+        term.sampled_s = age_s
+        if used is not None and used > term.rss_bytes:
+            term.rss_bytes = 0      # a successor would be no smaller
+            logger.warning(
+                "worker %d holds %s as it starts, more than max_rss_bytes=%d: it is not replaced "
+                "for that; raise max_rss_bytes", pid, mebibytes(used), self._config.max_rss_bytes)
+
     def due(self, term: Term, pid: int, requests: int, age_s: float) -> Reason | None:
         """Why a worker is to be replaced now, if it is.
 
@@ -77,21 +87,11 @@ class Recycling:
             return Reason("max_lifetime", f"it is {age_s:,.0f} s old")
         if term.rss_bytes and (term.sampled_s is None or age_s >= term.sampled_s + SAMPLE_S):
             used = rss_bytes(pid)
-            if used is not None and self._sample(term, pid, used, age_s):
+            term.sampled_s = age_s
+            term.above = term.above + 1 if used is not None and used > term.rss_bytes else 0
+            if used is not None and term.above >= SAMPLES:
                 return Reason("max_memory", f"it holds {mebibytes(used)}")
         return None
-
-    def _sample(self, term: Term, pid: int, used: int, age_s: float) -> bool:
-        """Whether that was too much, and not for the first time."""
-        first, term.sampled_s = term.sampled_s is None, age_s
-        term.above = term.above + 1 if used > term.rss_bytes else 0
-        if first and term.above:
-            term.rss_bytes = 0      # a successor would be no smaller
-            logger.warning(
-                "worker %d holds %s as it starts, more than max_rss_bytes=%d: it is not replaced "
-                "for that; raise max_rss_bytes", pid, mebibytes(used), self._config.max_rss_bytes)
-            return False
-        return term.above >= SAMPLES
 
 
 def rss_bytes(pid: int) -> int | None:

@@ -384,10 +384,12 @@ class Supervisor:
                 for other in self.serving_slots():
                     if other is not slot and other.serves() and other.child is not None:
                         slot.cover = other.child
-                        sockets = [group.of(slot.index).socket for group in self.groups
-                                   if not group.shared]
-                        if sockets:
-                            other.child.orders.send({"order": "adopt", "slot": slot.index}, sockets)
+                        theirs = [group.of(slot.index) for group in self.groups
+                                  if not group.shared]
+                        if theirs:
+                            order = {"order": "adopt", "slot": slot.index,
+                                     "plain": [listener.plain for listener in theirs]}
+                            other.child.orders.send(order, [one.socket for one in theirs])
                         break
 
     def uncover(self, slot: Slot) -> None:
@@ -511,6 +513,7 @@ class Supervisor:
         child.because = ""
         self.someone_served = True
         self.beats.beat(child.cell)
+        self.renewal.recycling.ready(child.term, child.pid, time.monotonic() - child.born_s)
         slot = child.slot
         if slot.successor is child:
             slot.successor = None
@@ -555,7 +558,7 @@ class Supervisor:
                 return
             if pid == 0:
                 return
-            self.succession.bury(pid, status)
+            self.succession.bury(pid)
             for child in self.children():
                 if child.pid == pid:
                     self.on_death(child, status)

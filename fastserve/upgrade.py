@@ -9,6 +9,10 @@ lost, and ends behind them.
 
 Until then the new one steers nothing and owns no file either. If it fails, at whatever point, the
 old one says why and serves on. If the old one is killed, the new one takes over at once.
+
+Between the two there is a process that only waits for the new one, and ends when that serves: then
+the new one is a child of whoever adopts orphans. systemd waits for the end of no main process
+that it does not find to be its child when it is told of it: it would kill where it should stop.
 """
 
 from __future__ import annotations
@@ -19,9 +23,10 @@ import logging
 import os
 import signal
 import socket
+import struct
 import sys
 import time
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
@@ -38,6 +43,7 @@ VARIABLE = "_FASTSERVE_HANDOVER"
 FAILED = 1
 START_S = 10.0      # for the new supervisor itself, beside its workers' boot_timeout_s
 END_S = 5.0         # from TERM to KILL for one that did not come up
+_NUMBER = struct.Struct("=i")
 
 logger = logging.getLogger("fastserve")
 
@@ -119,11 +125,13 @@ class Before:
 class After:
     """The supervisor that is to follow this one.
 
+    waiter:       the process between us
     over, error:  how the upgrade came out
     """
 
-    def __init__(self, pid: int, talk: Orders, boot_timeout_s: float) -> None:
-        self.pid = pid
+    def __init__(self, waiter: Waiter, talk: Orders, boot_timeout_s: float) -> None:
+        self.waiter = waiter
+        self.pid = waiter.pid
         self.talk = talk
         self.ready_within_s = boot_timeout_s + START_S
         self.give_up_at_s = time.monotonic() + self.ready_within_s
@@ -166,11 +174,75 @@ class After:
             return None
         return refused(self.error) if self.error else {"ok": True}
 
-    def ended(self, status: int) -> None:
-        """It has, with this status of waitpid(), before it was ready."""
+    def ended(self) -> None:
+        """Who waits for it has, before it was ready."""
+        status = self.waiter.status()
+        if status is None:
+            self.error = self.error or "who waited for the new supervisor was killed"
+            self.end("")    # by KILL, before it can take our silence for our death
+        else:
+            self.error = self.error or f"the new supervisor {explain(status, '', False)}"
         self.over = True
-        self.error = self.error or f"the new supervisor {explain(status, '', False)}"
         self.talk.close()
+
+
+class Waiter:
+    """A process of ours that waits for a child of its own, and writes down how that ended.
+
+    number:  of this process
+    pid:     of its child
+    """
+
+    def __init__(self, number: int, reading: int) -> None:
+        self.number = number
+        self._reading = reading
+        self.pid = self._read() or 0
+
+    @classmethod
+    def start(cls, become: Callable[[], NoReturn]) -> Waiter:
+        """Fork it; its child calls `become`."""
+        reading, writing = os.pipe()
+        number = os.fork()
+        if number == 0:
+            signal.set_wakeup_fd(-1)    # it is the parent's
+            pid = os.fork()
+            if pid == 0:
+                become()
+            _wait(pid, writing)
+        os.close(writing)
+        return cls(number, reading)
+
+    def status(self) -> int | None:
+        """That of waitpid(); None when it was killed before it knew. To be asked once."""
+        status = self._read()
+        os.close(self._reading)
+        return status
+
+    def dismiss(self) -> None:
+        """Let the child be an orphan, which this process is no parent of."""
+        os.kill(self.number, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self.number, 0)
+        os.close(self._reading)
+
+    def _read(self) -> int | None:
+        data = os.read(self._reading, _NUMBER.size)
+        return int(_NUMBER.unpack(data)[0]) if len(data) == _NUMBER.size else None
+
+
+def _wait(pid: int, writing: int) -> NoReturn:
+    try:
+        for number in (signal.SIGTERM, signal.SIGCHLD):
+            signal.signal(number, signal.SIG_DFL)
+        for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGWINCH,
+                       signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU):
+            signal.signal(number, signal.SIG_IGN)   # those are for the parent
+        os.closerange(3, writing)
+        os.closerange(writing + 1, os.sysconf("SC_OPEN_MAX"))
+        os.write(writing, _NUMBER.pack(pid))
+        os.write(writing, _NUMBER.pack(os.waitpid(pid, 0)[1]))
+    finally:
+        os._exit(0)
 
 
 def obstacle() -> str:
@@ -215,12 +287,9 @@ def start_successor(legacy: Legacy, boot_timeout_s: float) -> After:
     parent = os.getpid()
     sys.stdout.flush()
     sys.stderr.flush()
-    pid = os.fork()
-    if pid == 0:
-        signal.set_wakeup_fd(-1)    # it is the parent's
-        _become_successor(legacy, parent, theirs)
+    waiter = Waiter.start(lambda: _become_successor(legacy, parent, theirs))
     theirs.close()
-    return After(pid, ours, boot_timeout_s)
+    return After(waiter, ours, boot_timeout_s)
 
 
 def _become_successor(legacy: Legacy, parent: int, talk: Orders) -> NoReturn:
@@ -356,6 +425,7 @@ class Succession:
                 group.leave_file()
         if self.supervisor.control is not None:
             self.supervisor.control.leave()
+        after.waiter.dismiss()
         self.supervisor.deployment.notifier.main_process(after.pid)
         after.talk.send({"order": "take"})
         self.supervisor.end_behind_workers()
@@ -366,13 +436,10 @@ class Succession:
             if one is not None:
                 one.talk.close()
 
-    def bury(self, pid: int, status: int) -> None:
+    def bury(self, pid: int) -> None:
         """A process of ours has ended."""
         after = self.after
-        if after is not None and after.pid == pid:
-            if after.over:
-                logger.error("supervisor %d %s", pid, explain(status, "", False))
-                return
+        if after is not None and after.waiter.number == pid:
             after.listen()      # why
-            after.ended(status)
+            after.ended()
             logger.error("the upgrade failed: %s; this supervisor serves on", after.error)

@@ -128,19 +128,23 @@ def test_a_peer_obeys_the_rules_of_the_suite(postgres_url: str) -> None:
             server.terminate()
 
 
-@pytest.mark.parametrize("way", ["careful", "Resetting", "Batching"])
+@pytest.mark.parametrize(("module", "way", "entry"), [
+    ("careful", "Database", "asgi_careful"),
+    ("pipelined", "Database", "asgi_careful"),
+    ("usual", "Resetting", "asgi_usual"),
+    ("usual", "Batching", "asgi_usual"),
+])
 def test_what_the_entries_share_obeys_the_rules(
-    way: str, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+    module: str, way: str, entry: str, postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each way to ask the database, behind a bare ASGI server, is verified."""
-    monkeypatch.syspath_prepend(APPS)
+    for folder in FLAT:
+        monkeypatch.syspath_prepend(folder)
     monkeypatch.setenv("DATABASE_URL", postgres_url)
     monkeypatch.setenv("POOL_SIZE", "2")
-    if way == "careful":
-        app = importlib.import_module("asgi_careful").app
-    else:
-        database = getattr(importlib.import_module("usual"), way)()
-        app = importlib.import_module("asgi_usual").Entry(database, orjson.dumps)
+    database = getattr(importlib.import_module(module), way)()
+    make = importlib.import_module(entry).Entry
+    app = make(database) if entry == "asgi_careful" else make(database, orjson.dumps)
     with served(app) as port:
         assert verify(port, database_url=postgres_url, concurrency=CLIENTS) == []
 

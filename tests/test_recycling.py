@@ -116,8 +116,30 @@ def test_who_is_too_large_from_the_start_is_left_alone(memory, caplog):
     recycling = Recycling(config(max_rss_bytes=1 << 20))
     term = recycling.begin()
     memory["bytes"] = 50 << 20
-    assert [recycling.due(term, 7, 0, age_s) for age_s in (0.1, 2, 4, 6)] == [None] * 4
+    recycling.ready(term, 7, 0.1)
+    assert [recycling.due(term, 7, 0, age_s) for age_s in (0.2, 2, 4, 6)] == [None] * 4
     assert caplog.text.count("raise max_rss_bytes") == 1
+
+
+@linux
+def test_who_grows_before_it_is_first_looked_at_is_replaced(memory, caplog):
+    """It may be long until then: one worker is replaced at a time, and none during a reload."""
+    recycling = Recycling(config(max_rss_bytes=40 << 20))
+    term = recycling.begin()
+    memory["bytes"] = 30 << 20
+    recycling.ready(term, 7, 0.1)
+    memory["bytes"] = 50 << 20
+    assert recycling.due(term, 7, 0, 100) is None
+    assert recycling.due(term, 7, 0, 101) == ("max_memory", "it holds 50 MiB")
+    assert not caplog.text
+
+
+@linux
+def test_who_is_too_large_is_told_of_as_it_starts(start):
+    """Every worker, once."""
+    server = start("--max-rss-bytes", "1M")
+    until(lambda: server.log.count("as it starts, more than max_rss_bytes=1048576") == 2)
+    assert restarts(server) == [{}, {}]
 
 
 @linux
@@ -126,7 +148,8 @@ def test_a_process_that_is_gone_holds_nothing(memory):
     recycling = Recycling(config(max_rss_bytes=1 << 20))
     term = recycling.begin()
     memory["bytes"] = None
-    assert [recycling.due(term, 7, 0, age_s) for age_s in (0.1, 2, 4)] == [None] * 3
+    recycling.ready(term, 7, 0.1)
+    assert [recycling.due(term, 7, 0, age_s) for age_s in (0.2, 2, 4)] == [None] * 3
     assert rss_bytes(2**22 + 1) is None
     assert rss_bytes(os.getpid()) > 1 << 20
 

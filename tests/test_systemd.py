@@ -215,6 +215,29 @@ def test_after_an_upgrade_the_main_process_is_another(tmp_path, code, manager):
         assert ask(Address(server.port), "/environment")[1] == []
 
 
+def test_the_next_main_process_is_no_grandchild(tmp_path, code, manager):
+    """When it is told of: systemd waits for the end of none but a child, and kills at once."""
+    code.write_text(APP_WITH_ENVIRONMENT.replace("import os", "import asyncio\nimport os", 1) + """
+@app.get("/slow")
+async def slow():
+    await asyncio.sleep(3)
+    return {}
+""")
+    with serve(tmp_path, code, manager) as server:
+        until(lambda: manager.said("READY"))
+        old = server.pid
+        with socket.create_connection(("127.0.0.1", server.port), 20) as client:
+            client.sendall(b"GET /slow HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            server.send(signal.SIGUSR2)
+            until(lambda: manager.said("MAINPID"))
+            (new,) = map(int, manager.said("MAINPID"))
+            parent = int(Path(f"/proc/{new}/stat").read_text().rpartition(")")[2].split()[1])
+            assert is_alive(old)
+            assert parent != old
+            assert parent not in children(old)
+            assert client.recv(1000).startswith(b"HTTP/1.1 200 ")
+
+
 # --- sockets -----------------------------------------------------------------------------
 
 

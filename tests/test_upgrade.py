@@ -267,8 +267,8 @@ def next_supervisor(server):
     found = []
 
     def starts():
-        found[:] = [pid for pid in children(server.pid) if children(pid)]
-        return found
+        found[:] = [pid for waiter in children(server.pid) for pid in children(waiter)]
+        return found and children(found[0])
 
     until(starts)
     return found[0]
@@ -370,6 +370,19 @@ def test_a_supervisor_that_has_just_ended_is_in_nobodys_way():
     assert succession.steers
 
 
+def test_whoever_waits_for_the_new_one_may_be_killed(server, code):
+    """The upgrade has failed then, and the new supervisor ends; nothing else changes."""
+    code.write_text(APP + "import time; time.sleep(30)")
+    server.send(signal.SIGUSR2)
+    new = next_supervisor(server)
+    (waiter,) = (pid for pid in children(server.pid) if new in children(pid))
+    os.kill(waiter, signal.SIGKILL)
+    until(lambda: "the upgrade failed: who waited for the new supervisor was killed" in server.log)
+    until(lambda: not is_alive(new))
+    assert server.status()["state"] == "serving"
+    assert ask(Address(server.port))[0] == 200
+
+
 def test_only_one_of_two_supervisors_steers():
     """The new one from when it is told so, or the other is gone; the old one no more."""
     ours, theirs = Orders.pair()
@@ -380,7 +393,7 @@ def test_only_one_of_two_supervisors_steers():
     assert before.has_left_it_to_us()
     assert (new.waits, new.steers) == (False, True)
     old = Succession(SimpleNamespace(), None)
-    old.after = After(1, theirs, 1.0)
+    old.after = After(SimpleNamespace(pid=1), theirs, 1.0)
     assert (old.starts, old.steers) == (True, True)
     before.tell_ready(["tcp:a:1"])
     assert old.after.listen()

@@ -17,6 +17,7 @@ from fortunes import page
 from sqlalchemy import String, make_url, select
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm.attributes import flag_modified
 
 from fastserve import App, Request, Response
 
@@ -116,4 +117,5 @@ async def updates(request: Request) -> list[dict[str, int]]:
         found = await read(session, worlds.some_ids(count))
         for world, number in zip(found, worlds.some_numbers(count), strict=True):
             world.randomnumber = number
+            flag_modified(world, "randomnumber")    # written, even if it had that number already
     return [world.as_json() for world in found]

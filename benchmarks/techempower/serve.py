@@ -51,7 +51,7 @@ def serve(served: Served) -> int:
     Raises Refused where a package, PostgreSQL or the database is missing.
     """
     _check_packages(served.app)
-    relay = _Relay()
+    relay = Relay()
     with relay.listening(), _database(served.database) as url:
         _make_tables(url)
         if served.database is None:
@@ -61,7 +61,7 @@ def serve(served: Served) -> int:
             {**os.environ, "DATABASE_URL": url, "PYTHONPATH": _python_path()})
 
 
-class _Relay:
+class Relay:
     """Passes the signals that stop a server on to it; before there is one, they end all."""
 
     def __init__(self) -> None:
@@ -83,7 +83,7 @@ class _Relay:
         self.process = subprocess.Popen(
             command, env=environment, stdin=subprocess.DEVNULL,
             start_new_session=True,     # or the terminal's Ctrl-C would reach it twice
-            preexec_fn=_end_with_parent)  # noqa: PLW1509 - there are no threads here
+            preexec_fn=end_with_parent)  # noqa: PLW1509 - there are no threads here
         status = self.process.wait()
         return status if status >= 0 else 128 - status
 
@@ -93,7 +93,8 @@ class _Relay:
         self.process.send_signal(number)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
+    """Before a program is executed: it is told to end when this process has ended."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 

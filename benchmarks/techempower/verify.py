@@ -83,7 +83,7 @@ class Verification:
         self.database = database
         self.concurrency = concurrency
         self.problems: list[Problem] = []
-        self._dates: dict[tuple[str, str], tuple[str, str]] = {}   # test, path: kind, Date
+        self._dates: dict[str, tuple[str, str, str]] = {}   # test: its first path, kind, Date
 
     def found(self, level: str, test: str, path: str, reason: str) -> None:
         """Write a problem down."""
@@ -133,26 +133,26 @@ class Verification:
         return answer.body
 
     def _check_date(self, test: str, path: str, kind: str, date: str) -> None:
-        self._dates[test, path] = (kind, date)
+        self._dates.setdefault(test, (path, kind, date))
         try:
             time.strptime(date, DATE_FORMAT)
         except ValueError:
             self.found("warn", test, path, f"Date {date!r} is not of the form {DATE_FORMAT!r}")
 
     def check_dates_change(self) -> None:
-        """Ask every path again until its Date is another, for three seconds in all."""
+        """Ask each test's first path again until its Date is another, for three seconds in all."""
         deadline = time.monotonic() + DATE_S
         same = dict(self._dates)
         while same and time.monotonic() < deadline:
             time.sleep(0.25)
-            for (test, path), (kind, date) in list(same.items()):
+            for test, (path, kind, date) in list(same.items()):
                 try:
                     changed = self.ask(path, kind).headers.get("date") != date
                 except (OSError, HTTPException):
                     continue
                 if changed:
-                    del same[test, path]
-        for (test, path), (_, date) in same.items():
+                    del same[test]
+        for test, (path, _, date) in same.items():
             self.found("fail", test, path, f"Date {date!r} did not change within {DATE_S:g} s")
 
     def decoded(self, test: str, path: str, level: str = "fail") -> Any:

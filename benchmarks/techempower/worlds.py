@@ -55,7 +55,7 @@ def generic(url: str) -> str:
     """`url` with the setting that makes one plan for each statement, whatever its values.
 
     PostgreSQL then plans UPDATE for a few rows: a walk through the arrays, each row found by its
-    key. For an array of 500 values that it knows it would scan the table instead and lock the
-    rows as they lie, against the order of others.
+    key. For 500 values that it knows it would hash the whole table instead, which takes longer,
+    and the order in which rows are locked would be the planner's choice.
     """
     return f"{url}{'&' if '?' in url else '?'}options=-c%20plan_cache_mode%3Dforce_generic_plan"

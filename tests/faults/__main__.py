@@ -8,7 +8,7 @@ from __future__ import annotations
 import resource
 import sys
 
-from tests.faults import changes, crowds, ending, soak, sockets, table, workers
+from tests.faults import changes, crowds, ending, soak, sockets, table, under_systemd, workers
 from tests.hostile.report import run_rows
 
 ROWS = {
@@ -18,6 +18,7 @@ ROWS = {
     "L15": sockets.l15,
     "G1": ending.g1, "G2": ending.g2, "G3": ending.g3, "G4": ending.g4, "G5": ending.g5,
     "O2": crowds.o2, "O5": workers.o5, "F1": soak.f1, "F2": crowds.f2,
+    "systemd": under_systemd.systemd,
 }
 
 

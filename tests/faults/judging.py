@@ -10,7 +10,7 @@ from tests.hostile.report import Report
 
 def load_of(report: Report) -> tuple[Kind, ...]:
     """The mixed load, at the size of the form."""
-    return HEAVY if report.full else MIXED
+    return HEAVY if report.full and not report.light else MIXED
 
 
 def judge(report: Report, found: Outcome, longest_s: float | None) -> None:

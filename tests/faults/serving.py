@@ -157,6 +157,9 @@ class Serving:
         self._home = tempfile.TemporaryDirectory(prefix="faults-")
         self.home = Path(self._home.name)
         (self.home / "events").touch()
+        if "--user" in self.flags:      # who says there what happens
+            os.chmod(self.home, 0o755)
+            os.chmod(self.home / "events", 0o666)
         self.mood = self.first_mood
         self.control = str(self.home / "control")
         self.settings = self.home / "settings.toml"

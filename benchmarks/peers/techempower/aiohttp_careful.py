@@ -9,13 +9,13 @@ import uvloop
 from aiohttp import web
 from careful import Database
 
-DATABASE = web.AppKey("database", Database)
+database = Database()
 
 
 async def connections(app: web.Application) -> AsyncIterator[None]:
-    app[DATABASE] = await Database.open()
+    await database.connect()
     yield
-    await app[DATABASE].close()
+    await database.close()
 
 
 def as_json(value: Any) -> web.Response:
@@ -31,24 +31,24 @@ async def greeting(request: web.Request) -> web.Response:
 
 
 async def db(request: web.Request) -> web.Response:
-    return as_json(await request.app[DATABASE].world())
+    return as_json(await database.world())
 
 
 async def queries(request: web.Request) -> web.Response:
-    return as_json(await request.app[DATABASE].worlds(request.query.get("queries")))
+    return as_json(await database.worlds(request.query.get("queries")))
 
 
 async def cached_queries(request: web.Request) -> web.Response:
-    return as_json(await request.app[DATABASE].cached(request.query.get("count")))
+    return as_json(await database.cached(request.query.get("count")))
 
 
 async def fortunes(request: web.Request) -> web.Response:
-    page = await request.app[DATABASE].fortunes()
+    page = await database.fortunes()
     return web.Response(text=page, content_type="text/html")
 
 
 async def updates(request: web.Request) -> web.Response:
-    return as_json(await request.app[DATABASE].updated(request.query.get("queries")))
+    return as_json(await database.updated(request.query.get("queries")))
 
 
 app = web.Application()

@@ -6,14 +6,13 @@ import orjson
 from blacksheep import Application, Content, Request, Response, get
 from careful import Database
 
-database: Database
+database = Database()
 app = Application()
 
 
 @app.on_start
 async def connect(app: Application) -> None:
-    global database  # noqa: PLW0603 - a worker has one
-    database = await Database.open()
+    await database.connect()
 
 
 @app.on_stop

@@ -11,7 +11,7 @@ import os
 from typing import Any
 
 from cachetools import LRUCache
-from common import Row, render, worlds
+from common import Row, page, worlds
 
 from careful_pool import Pool  # isort: skip - common makes the path
 
@@ -34,18 +34,21 @@ async def renew(connection: Any, ids: list[int]) -> list[Row]:
 
 
 class Database:
-    """What the tests ask of the database; a worker has one, opened in its event loop."""
+    """What the tests ask of the database; a worker has one."""
 
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
+    _pool: Pool
+
+    def __init__(self) -> None:
         self._cache: LRUCache[int, Row] = LRUCache(maxsize=worlds.ROWS)
 
-    @classmethod
-    async def open(cls) -> "Database":
-        """Connect to DATABASE_URL. Raises KeyError where it is not set, and what asyncpg raises."""
+    async def connect(self) -> None:
+        """Open it in the running loop.
+
+        Raises KeyError where DATABASE_URL is not set, and what asyncpg raises.
+        """
         url = worlds.generic(os.environ["DATABASE_URL"])
         size = int(os.environ.get("POOL_SIZE", "4"))
-        return cls(await Pool.open(url, size=size, statements=STATEMENTS))
+        self._pool = await Pool.open(url, size=size, statements=STATEMENTS)
 
     async def close(self) -> None:
         await self._pool.close()
@@ -76,7 +79,7 @@ class Database:
             pool.discard(connection)
             raise
         pool.give(connection)
-        return render(rows)
+        return page(rows)
 
     async def updated(self, text: str | None) -> list[Row]:
         """As many worlds, each read alone, then all written at once with new numbers."""

@@ -1,37 +1,19 @@
-"""What all entries have in common: fastserve's own statements and dice, the template, the page."""
+"""What all entries have in common: fastserve's own statements, dice and page of the fortunes."""
 
 import sys
-from operator import itemgetter
 from pathlib import Path
-from typing import Any
 from urllib.parse import parse_qs
-
-from jinja2 import Environment, FileSystemLoader
 
 SUITE = Path(__file__).resolve().parents[2] / "techempower"
 if str(SUITE) not in sys.path:  # some servers make a path of their own
     sys.path.append(str(SUITE))
 
-import worlds  # noqa: E402 - it is found there
+import worlds  # noqa: E402 - both are found there
+from fortunes import page  # noqa: E402
 
-TEMPLATES = SUITE / "templates"
 Row = dict[str, int]
 
-by_message = itemgetter(1)
-page = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True).get_template(
-    "fortunes.html")
-
-
-def with_extra(rows: list[Any]) -> list[Any]:
-    """The fortunes (pairs of id and message) with the one that is added, in their order."""
-    rows.append(worlds.EXTRA)
-    rows.sort(key=by_message)
-    return rows
-
-
-def render(rows: list[Any]) -> str:
-    """The page of the fortunes as the database gave them."""
-    return page.render(fortunes=with_extra(rows))
+__all__ = ["SUITE", "Row", "page", "parameter", "worlds"]
 
 
 def parameter(query: str, name: str) -> str | None:

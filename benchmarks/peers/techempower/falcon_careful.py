@@ -9,15 +9,14 @@ from falcon.asgi import Request, Response
 
 HTML = "text/html; charset=utf-8"
 
-database: Database
+database = Database()
 
 
 class Connections:
     """Opens the database when the worker starts and closes it when the worker stops."""
 
     async def process_startup(self, scope: Any, event: Any) -> None:
-        global database  # noqa: PLW0603 - a worker has one
-        database = await Database.open()
+        await database.connect()
 
     async def process_shutdown(self, scope: Any, event: Any) -> None:
         await database.close()

@@ -2,14 +2,15 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from operator import itemgetter
 
-from common import TEMPLATES, with_extra
+from common import SUITE, worlds
 from fastapi import FastAPI, Request
 from fastapi.responses import PlainTextResponse, Response, UJSONResponse
 from fastapi.templating import Jinja2Templates
 from usual import Resetting
 
-templates = Jinja2Templates(directory=TEMPLATES)
+templates = Jinja2Templates(directory=SUITE / "templates")
 database = Resetting()
 
 
@@ -45,7 +46,9 @@ async def cached_queries(count: str | None = None) -> Response:
 
 @app.get("/fortunes")
 async def fortunes(request: Request) -> Response:
-    rows = with_extra(await database.fortune_rows())
+    rows = await database.fortune_rows()
+    rows.append(worlds.EXTRA)
+    rows.sort(key=itemgetter(1))
     return templates.TemplateResponse(request, "fortunes.html", {"fortunes": rows})
 
 

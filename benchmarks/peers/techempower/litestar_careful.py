@@ -8,13 +8,12 @@ import orjson
 from careful import Database
 from litestar import Litestar, MediaType, Response, get
 
-database: Database
+database = Database()
 
 
 @asynccontextmanager
 async def lifespan(app: Litestar) -> AsyncIterator[None]:
-    global database  # noqa: PLW0603 - a worker has one
-    database = await Database.open()
+    await database.connect()
     yield
     await database.close()
 

@@ -16,13 +16,12 @@ JSON = {"content-type": "application/json"}
 HTML = {"content-type": "text/html; charset=utf-8"}
 
 app = Robyn(__file__)
-database: Database
+database = Database()
 
 
 @app.startup_handler
 async def connect() -> None:
-    global database  # noqa: PLW0603 - a worker has one
-    database = await Database.open()
+    await database.connect()
 
 
 @app.shutdown_handler
@@ -40,7 +39,7 @@ def plaintext() -> Response:
 
 
 @app.get("/json")
-async def greeting() -> Response:
+def greeting() -> Response:
     return as_json({"message": "Hello, World!"})
 
 

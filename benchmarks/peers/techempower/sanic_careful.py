@@ -17,7 +17,7 @@ from sanic.response import html, raw, text
 app = Sanic("techempower")
 app.config.update({"KEEP_ALIVE_TIMEOUT": 75, "MOTD": False, "ACCESS_LOG": False})
 
-database: Database
+database = Database()
 headers = {"Server": "Sanic"}
 
 
@@ -29,8 +29,7 @@ async def clock(app: Sanic) -> None:
 
 @app.before_server_start
 async def connect(app: Sanic) -> None:
-    global database  # noqa: PLW0603 - a worker has one
-    database = await Database.open()
+    await database.connect()
     app.add_task(clock(app))
 
 

@@ -16,13 +16,12 @@ JSON = b"application/json"
 HTML = b"text/html; charset=utf-8"
 
 app = App(lifespan=True)
-database: Database
+database = Database()
 
 
 @app.on_start
 async def connect() -> None:
-    global database  # noqa: PLW0603 - a worker has one
-    database = await Database.open()
+    await database.connect()
 
 
 @app.on_shutdown

@@ -11,13 +11,12 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-database: Database
+database = Database()
 
 
 @asynccontextmanager
 async def lifespan(app: Starlette) -> AsyncIterator[None]:
-    global database  # noqa: PLW0603 - a worker has one
-    database = await Database.open()
+    await database.connect()
     yield
     await database.close()
 

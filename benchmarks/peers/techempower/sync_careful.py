@@ -9,7 +9,7 @@ from typing import Any
 
 import psycopg2
 from cachetools import LRUCache
-from common import Row, render, worlds
+from common import Row, page, worlds
 
 PREPARED = (("world (int)", worlds.WORLD), ("fortunes", worlds.FORTUNES),
             ("fresh (int[], int[])", worlds.UPDATE))
@@ -22,8 +22,7 @@ class Database:
     """
 
     def __init__(self) -> None:
-        connection = psycopg2.connect(
-            os.environ["DATABASE_URL"], options="-c plan_cache_mode=force_generic_plan")
+        connection = psycopg2.connect(worlds.generic(os.environ["DATABASE_URL"]))
         connection.autocommit = True
         self._cursor: Any = connection.cursor()
         self._cache: LRUCache[int, Row] = LRUCache(maxsize=worlds.ROWS)
@@ -43,7 +42,7 @@ class Database:
     def fortunes(self) -> str:
         """The page of the fortunes."""
         self._cursor.execute("EXECUTE fortunes")
-        return render(self._cursor.fetchall())
+        return page(self._cursor.fetchall())
 
     def updated(self, text: str | None) -> list[Row]:
         """As many worlds, each read alone, then all written at once with new numbers."""

@@ -16,7 +16,7 @@ from typing import Any
 
 import asyncpg
 from cachetools import LRUCache
-from common import Row, render, worlds
+from common import Row, page, worlds
 
 READ = 'SELECT "randomnumber", "id" FROM "world" WHERE id = $1'
 WRITE = 'UPDATE "world" SET "randomnumber"=$1 WHERE id=$2'
@@ -87,7 +87,7 @@ class Resetting:
 
     async def fortunes(self) -> str:
         """The page of the fortunes."""
-        return render(await self.fortune_rows())
+        return page(await self.fortune_rows())
 
     async def updated(self, text: str | None) -> list[Row]:
         """As many worlds, read and then written with new numbers."""
