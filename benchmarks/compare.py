@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
@@ -21,6 +22,11 @@ from benchmarks.comparison.turn import Database, Settings, Stage
 from benchmarks.servers import REFERENCE, Server
 
 QUICK_TESTS, QUICK_S = ("json", "db"), 0.3
+# One row of each peer, and those that the bars name.
+MAIN = ("fastserve", "fastserve-pipelined", "uvicorn-careful", "uvicorn-pipelined",
+        "uvicorn-usual", "fastapi", "litestar", "blacksheep", "granian-rsgi",
+        "granian-rsgi-pipelined", "aiohttp", "sanic", "robyn", "socketify", "fastpysgi",
+        "fastpysgi-pipelined")
 QUICK_ENTRIES = (REFERENCE, "uvicorn-careful")
 CONCURRENCY = {False: 512, True: 64}  # of a verification: the suite's own; and quick
 
@@ -32,7 +38,7 @@ class Refused(Exception):
 def add_arguments(parser: argparse.ArgumentParser, local: Path) -> None:
     """The options of `compare`; results go below `local` unless told otherwise."""
     add = parser.add_argument
-    add("--entries", help="comma-separated names, or all (default: all)")
+    add("--entries", help="comma-separated names, main (one row of each peer), or all (default)")
     add("--tests", help=f"of: {','.join(TESTS)} (default: {','.join(USUAL)})")
     add("--rounds", type=int, help="(default: 4; an even number is fairest)")
     add("--seconds", type=float, help="at the limit, in each turn (default: 1)")
@@ -85,6 +91,7 @@ def _compare(options: argparse.Namespace) -> int:
     settings, rates = _settings(options), _rates(options.rate)
     _check_cores(settings)
     lines = history.read(options.history) if options.history.exists() else []
+    signal.signal(signal.SIGTERM, _end)
     pin_harness(settings.client_core)
     raise_file_limit()
     venvs = Venvs(options.cache, options.python, partial(print, flush=True))
@@ -106,6 +113,11 @@ def _compare(options: argparse.Namespace) -> int:
         lines.append(history.line_of(record))
     write_reports(record, options.output, lines)
     return 1 if any(failure["entry"] == REFERENCE for failure in record["failures"]) else 0
+
+
+def _end(number: int, frame: object) -> None:
+    """End as one does from within, so that servers and the database end, too."""
+    sys.exit(128 + number)
 
 
 def write_reports(record: dict[str, Any], output: Path, lines: Sequence[history.Line]) -> None:
@@ -155,7 +167,8 @@ def _entries(options: argparse.Namespace) -> list[Server]:
     from benchmarks.entries import ENTRIES
 
     wanted = options.entries or ("all" if not options.quick else ",".join(QUICK_ENTRIES))
-    names = list(ENTRIES) if wanted == "all" else wanted.split(",")
+    sets = {"all": list(ENTRIES), "main": list(MAIN)}
+    names = sets.get(wanted) or wanted.split(",")
     return [ENTRIES[name] for name in _known(names, ENTRIES, "entry")]
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from benchmarks.comparison import history
-from benchmarks.comparison.figures import is_usual, ratio, rows
+from benchmarks.comparison.figures import is_usual, kind_of, ratio, rows
 from benchmarks.comparison.markdown import document
 from benchmarks.comparison.page import write_page
 from benchmarks.comparison.run import Comparison
@@ -110,10 +110,10 @@ def test_a_missed_bar_is_shown_as_missed() -> None:
     assert (careful.met, careful.headline) == (True, True)
     usual = db["CPU at most 0.6 of uvicorn's as usual"]
     assert (usual.met, usual.word, usual.result) == (False, "missed", "0.63 (0.62-0.63)")
-    assert db["CPU below fastpysgi with an equally careful pool"].met is True
-    assert db["CPU below granian with an equally careful pool"].met is None
-    assert json_["CPU below every peer"].met is False
-    assert "fastpysgi" in json_["CPU below every peer"].result
+    assert db["CPU below fastpysgi's with an equal pool"].met is True
+    assert db["CPU below granian's with an equal pool"].met is None
+    assert json_["CPU below every peer's"].met is False
+    assert "fastpysgi" in json_["CPU below every peer's"].result
     assert "| **missed** | 0.63 (0.62-0.63) |" in "\n".join(document(record))
 
 
@@ -143,7 +143,8 @@ def test_a_latency_is_above_a_peers_only_outside_the_spread(
 def test_p999_of_few_requests_decides_nothing() -> None:
     record = made({"db": {"fastserve": [50], "granian-rsgi": [60]}})
     record["turns"][1]["paced"] = paced(900, requests=200)
-    assert bars(record, "db").popitem()[1].result.endswith("too few requests for p99.9")
+    verdict = bars(record, "db")["p99 and p99.9 at the equal rate not above any peer's"]
+    assert verdict.result.endswith("too few requests for p99.9")
     assert "200 requests: p99.9 is the slowest" in "\n".join(document(record))
 
 
@@ -197,8 +198,8 @@ def test_a_regression_is_named() -> None:
     past = [line(day, [0.59, 0.60, 0.61]) for day in (1, 2, 3)]
     assert history.regressions([*past, line(4, [0.61, 0.605, 0.6])]) == []
     found = history.regressions([*past, line(4, [0.69, 0.70, 0.71])])
-    assert [(r.test, r.scale, r.now, r.before) for r in found] == [
-        ("db", "uvicorn-careful", 0.7, 0.6)]
+    assert [(r.entry, r.test, r.scale, r.now, r.before) for r in found] == [
+        ("fastserve", "db", "uvicorn-careful", 0.7, 0.6)]
     assert "0.700 of uvicorn-careful's CPU; it was 0.600" in str(found[0])
 
 
@@ -254,7 +255,7 @@ def test_the_history_is_shown_and_its_status_tells_a_regression(tmp_path: Path) 
         more.write(json.dumps(line(3, [0.8])) + "\n")
     shown = command("history", file)
     assert shown.returncode == 1
-    assert "WORSE  db: 0.800 of uvicorn-careful's CPU" in shown.stdout
+    assert "WORSE  fastserve on db: 0.800 of uvicorn-careful's CPU" in shown.stdout
 
 
 @pytest.mark.parametrize(("arguments", "said"), [
@@ -375,6 +376,13 @@ def test_the_equal_rate_is_not_that_of_our_orm(tmp_path: Path) -> None:
     assert record["equal_rates_per_s"]["db"] == 500.0
 
 
+def test_another_way_to_the_database_is_not_measured_without_one(tmp_path: Path) -> None:
+    stage = Stage(lambda entry, test: None)
+    run(stage, tmp_path, "fastserve", "fastserve-pipelined")
+    assert ("fastserve-pipelined", "db") in stage.order
+    assert ("fastserve-pipelined", "json") not in stage.order
+
+
 def test_a_slow_rate_is_kept_longer_for_enough_requests() -> None:
     assert window_s(1.0, 5000) == 1.0
     assert window_s(1.0, 400) == 2.5
@@ -385,6 +393,26 @@ def test_our_own_other_row_is_no_peer() -> None:
     record = made({"json": {"fastserve": [9, 9], "fastserve-orm": [8, 8], "sanic": [20, 20]}})
     record["turns"][2]["paced"] = record["turns"][3]["paced"] = paced(100)
     assert {verdict.met for verdict in bars(record, "json").values()} == {True}
+
+
+def test_rows_that_pipeline_queries_are_compared_with_their_like() -> None:
+    """Our pipelined row may not win a bar for the other one, nor lose one to a peer's."""
+    record = made({"db": {
+        "fastserve": [50, 50], "fastserve-pipelined": [30, 30], "uvicorn-careful": [70, 70],
+        "uvicorn-pipelined": [32, 32], "uvicorn-usual": [100, 100], "granian-rsgi": [60, 60],
+        "granian-rsgi-pipelined": [29, 29]}})
+    found = {bar: (verdict.met, verdict.result) for bar, verdict in bars(record, "db").items()}
+    assert found["CPU at most 0.85 of uvicorn's with the same careful pool"] == (
+        True, "0.71 (0.71-0.71)")
+    assert found["CPU at most 0.85 of uvicorn's with the same pool (queries pipelined)"] == (
+        False, "0.94 (0.94-0.94)")
+    assert found["CPU at most 0.6 of uvicorn's as usual (queries pipelined)"][0] is True
+    assert found["CPU below granian's with an equal pool"] == (
+        True, "0.83 (0.83-0.83) of granian-rsgi")
+    assert found["CPU below granian's with an equal pool (queries pipelined)"] == (
+        False, "1.03 (1.03-1.03) of granian-rsgi-pipelined")
+    assert [kind_of(record, name) for name in record["entries"]] == [
+        "careful", "pipelined", "careful", "pipelined", "usual", "careful", "pipelined"]
 
 
 @pytest.mark.parametrize(("test", "body", "right"), [
