@@ -8,6 +8,7 @@ reason. It writes the record as JSON, and beside it the report as Markdown and a
 import argparse
 import asyncio
 import contextlib
+import importlib.util
 import os
 import signal
 import sys
@@ -90,6 +91,7 @@ def _compare(options: argparse.Namespace) -> int:
     entries, tests = _entries(options), _tests(options)
     settings, rates = _settings(options), _rates(options.rate)
     _check_cores(settings)
+    _check_libraries()
     lines = history.read(options.history) if options.history.exists() else []
     signal.signal(signal.SIGTERM, _end)
     pin_harness(settings.client_core)
@@ -217,6 +219,15 @@ def _check_cores(settings: Settings) -> None:
         if core not in ours:
             raise Refused(f"{option} {core} is not ours to use; there are:"
                           f" {', '.join(map(str, sorted(ours)))}")
+
+
+def _check_libraries() -> None:
+    """Say now, and not after an hour, that the reports cannot be drawn."""
+    from benchmarks.techempower.serve import NEEDS
+
+    names = {"matplotlib", *(name for needed in NEEDS.values() for name in needed)}
+    if missing := sorted(name for name in names if importlib.util.find_spec(name) is None):
+        raise Refused(f"not installed: {', '.join(missing)}; pip install -e '.[bench]'")
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from libraries import needs_library
 
 from benchmarks.comparison import history
 from benchmarks.comparison.figures import is_usual, kind_of, ratio, rows
@@ -174,6 +176,7 @@ class Page(HTMLParser):
 
 
 def test_the_page_needs_nothing_beside_it(tmp_path: Path) -> None:
+    needs_library("matplotlib")
     record = made({
         "json": {**alike(9, 8, 9), "floor": [4, 4, 4]}, "pipelined-16": alike(1)},
         failures=[{"entry": "sanic", "test": "db", "reason": "<died>"}])
@@ -435,11 +438,14 @@ def test_an_answer_is_judged_before_the_load(test: str, body: bytes, right: bool
 
 def test_the_quick_form_measures_on_a_postgresql_of_its_own(tmp_path: Path) -> None:
     """From nothing: database, tables, verification, both loops, and the three reports."""
-    pytest.importorskip("asyncpg")
+    for name in ("asyncpg", "matplotlib"):
+        needs_library(name)
+    cores = sorted(os.sched_getaffinity(0))
     output = tmp_path / "now.json"
     done = command("compare", "--quick", "--entries", "fastserve", "--rounds", 1, "--seconds", 0.2,
                    "--output", output, "--record", "--history", tmp_path / "history.jsonl",
-                   "--cache", tmp_path / "cache")
+                   "--cache", tmp_path / "cache",
+                   "--server-core", cores[0], "--client-core", cores[-1])
     assert done.returncode == 0, done.stdout + done.stderr
     record = json.loads(output.read_text())
     assert record["failures"] == []
