@@ -7,7 +7,9 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,7 @@ from benchmarks.comparison.turn import LONGEST, Settings, window_s
 from benchmarks.comparison.verdicts import Verdict, verdicts
 from benchmarks.probe import Answer, WrongAnswer
 from benchmarks.servers import Server
-from benchmarks.venvs import Unavailable
+from benchmarks.venvs import Unavailable, Venvs
 
 ROOT = Path(__file__).resolve().parent.parent
 ENTRIES = ("fastserve", "uvicorn-careful", "uvicorn-usual", "granian-rsgi", "fastpysgi")
@@ -384,6 +386,27 @@ def test_another_way_to_the_database_is_not_measured_without_one(tmp_path: Path)
     run(stage, tmp_path, "fastserve", "fastserve-pipelined")
     assert ("fastserve-pipelined", "db") in stage.order
     assert ("fastserve-pipelined", "json") not in stage.order
+
+
+def test_two_benches_make_an_environment_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two that find it missing, the second waits and takes what the first has made."""
+    made_by: list[Venvs] = []
+
+    def install(self: Venvs, server: Server, python: str) -> None:
+        made_by.append(self)
+        time.sleep(0.2)
+        self.path(server).mkdir()
+        (self.path(server) / "installed.json").write_text(json.dumps(list(server.requires)))
+
+    monkeypatch.setattr(Venvs, "_install", install)
+    peer = Server("peer", "peer", requires=("h11",), command="-m it")
+    with ThreadPoolExecutor() as benches:
+        found = list(benches.map(
+            lambda _: Venvs(tmp_path, sys.executable).interpreter(peer), range(3)))
+    assert len(made_by) == 1
+    assert len(set(found)) == 1
 
 
 def test_a_slow_rate_is_kept_longer_for_enough_requests() -> None:
