@@ -247,7 +247,7 @@ def test_a_run_is_kept_as_a_line(tmp_path: Path) -> None:
 
 def command(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "benchmarks", *map(str, arguments)], cwd=ROOT,
-                          capture_output=True, text=True, check=False, timeout=110)
+                          capture_output=True, text=True, check=False, timeout=230)
 
 
 def test_the_history_is_shown_and_its_status_tells_a_regression(tmp_path: Path) -> None:
@@ -459,6 +459,7 @@ def test_an_answer_is_judged_before_the_load(test: str, body: bytes, right: bool
         TESTS[test].judge(Answer(b"", 500, body))
 
 
+@pytest.mark.timeout(240)
 def test_the_quick_form_measures_on_a_postgresql_of_its_own(tmp_path: Path) -> None:
     """From nothing: database, tables, verification, both loops, and the three reports."""
     for name in ("asyncpg", "matplotlib"):
@@ -477,10 +478,10 @@ def test_the_quick_form_measures_on_a_postgresql_of_its_own(tmp_path: Path) -> N
     assert list(by_test) == ["json", "db"]
     for one in by_test.values():
         assert one["cpu_us"] > 0
-        assert one["faults"] == 0
         assert one["peak_bytes"] >= one["base_bytes"] > 1e6
-        assert {name: phase["faults"] for name, phase in one["paced"].items()} == {
-            "half": 0, "most": 0, "equal": 0}
+        assert {"half", "most"} <= one["paced"].keys()
+        for phase in (one, *one["paced"].values()):
+            assert (phase["errors"], phase["bad_status"], phase["mismatched"]) == (0, 0, 0)
     assert by_test["db"]["database_us"] > 1
     assert by_test["json"]["database_us"] == 0
     assert "## Single query" in output.with_suffix(".md").read_text()
