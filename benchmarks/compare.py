@@ -8,7 +8,9 @@ reason. It writes the record as JSON, and beside it the report as Markdown and a
 import argparse
 import asyncio
 import contextlib
+import importlib.util
 import os
+import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
@@ -21,6 +23,11 @@ from benchmarks.comparison.turn import Database, Settings, Stage
 from benchmarks.servers import REFERENCE, Server
 
 QUICK_TESTS, QUICK_S = ("json", "db"), 0.3
+# One row of each peer, and those that the bars name.
+MAIN = ("fastserve", "fastserve-pipelined", "uvicorn-careful", "uvicorn-pipelined",
+        "uvicorn-usual", "fastapi", "litestar", "blacksheep", "granian-rsgi",
+        "granian-rsgi-pipelined", "aiohttp", "sanic", "robyn", "socketify", "fastpysgi",
+        "fastpysgi-pipelined")
 QUICK_ENTRIES = (REFERENCE, "uvicorn-careful")
 CONCURRENCY = {False: 512, True: 64}  # of a verification: the suite's own; and quick
 
@@ -32,7 +39,7 @@ class Refused(Exception):
 def add_arguments(parser: argparse.ArgumentParser, local: Path) -> None:
     """The options of `compare`; results go below `local` unless told otherwise."""
     add = parser.add_argument
-    add("--entries", help="comma-separated names, or all (default: all)")
+    add("--entries", help="comma-separated names, main (one row of each peer), or all (default)")
     add("--tests", help=f"of: {','.join(TESTS)} (default: {','.join(USUAL)})")
     add("--rounds", type=int, help="(default: 4; an even number is fairest)")
     add("--seconds", type=float, help="at the limit, in each turn (default: 1)")
@@ -84,7 +91,9 @@ def _compare(options: argparse.Namespace) -> int:
     entries, tests = _entries(options), _tests(options)
     settings, rates = _settings(options), _rates(options.rate)
     _check_cores(settings)
+    _check_libraries()
     lines = history.read(options.history) if options.history.exists() else []
+    signal.signal(signal.SIGTERM, _end)
     pin_harness(settings.client_core)
     raise_file_limit()
     venvs = Venvs(options.cache, options.python, partial(print, flush=True))
@@ -106,6 +115,11 @@ def _compare(options: argparse.Namespace) -> int:
         lines.append(history.line_of(record))
     write_reports(record, options.output, lines)
     return 1 if any(failure["entry"] == REFERENCE for failure in record["failures"]) else 0
+
+
+def _end(number: int, frame: object) -> None:
+    """End as one does from within, so that servers and the database end, too."""
+    sys.exit(128 + number)
 
 
 def write_reports(record: dict[str, Any], output: Path, lines: Sequence[history.Line]) -> None:
@@ -155,7 +169,8 @@ def _entries(options: argparse.Namespace) -> list[Server]:
     from benchmarks.entries import ENTRIES
 
     wanted = options.entries or ("all" if not options.quick else ",".join(QUICK_ENTRIES))
-    names = list(ENTRIES) if wanted == "all" else wanted.split(",")
+    sets = {"all": list(ENTRIES), "main": list(MAIN)}
+    names = sets.get(wanted) or wanted.split(",")
     return [ENTRIES[name] for name in _known(names, ENTRIES, "entry")]
 
 
@@ -204,6 +219,15 @@ def _check_cores(settings: Settings) -> None:
         if core not in ours:
             raise Refused(f"{option} {core} is not ours to use; there are:"
                           f" {', '.join(map(str, sorted(ours)))}")
+
+
+def _check_libraries() -> None:
+    """Say now, and not after an hour, that the reports cannot be drawn."""
+    from benchmarks.techempower.serve import NEEDS
+
+    names = {"matplotlib", *(name for needed in NEEDS.values() for name in needed)}
+    if missing := sorted(name for name in names if importlib.util.find_spec(name) is None):
+        raise Refused(f"not installed: {', '.join(missing)}; pip install -e '.[bench]'")
 
 
 @contextlib.contextmanager

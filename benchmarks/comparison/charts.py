@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from benchmarks.comparison.figures import Figure, Record, Row, is_usual
-from benchmarks.comparison.markdown import to_ours
+from benchmarks.comparison.figures import Figure, Record, Row, is_ours, is_usual
+from benchmarks.comparison.markdown import digits_of, to_ours
 from benchmarks.comparison.turn import EQUAL
 from benchmarks.servers import FLOOR, REFERENCE
 
@@ -18,7 +18,7 @@ OURS, OURS_LIGHT = "#c2410c", "#fdba74"
 PEER, PEER_LIGHT = "#31688e", "#a8c8de"
 MARKS = (("p50_us", "p50", "o"), ("p99_us", "p99", "D"), ("p999_us", "p99.9", "^"))
 LINES = ("#c2410c", "#31688e", "#35906a", "#7b4fa3", "#b08900", "#5b6770", "#b03060", "#2a9d8f")
-STYLE = {
+STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 9,
@@ -44,7 +44,7 @@ def costs(record: Record, test: str, table: Sequence[Row]) -> str:
     bars = [row for row in table if row.entry != FLOOR][::-1]
     with _figure(len(bars), "server CPU per request, µs") as (axis, out):
         for place, row in enumerate(bars):
-            dark, light = (OURS, OURS_LIGHT) if row.entry == REFERENCE else (PEER, PEER_LIGHT)
+            dark, light = (OURS, OURS_LIGHT) if is_ours(row.entry) else (PEER, PEER_LIGHT)
             hatch = "////" if is_usual(record, row.entry) else None
             share = row.cpu_us.median / ((row.user_us + row.system_us) or 1)
             user, system = row.user_us * share, row.system_us * share
@@ -53,7 +53,8 @@ def costs(record: Record, test: str, table: Sequence[Row]) -> str:
             axis.barh(place, system, left=user, color=light, height=0.68, **common)
             axis.plot([row.cpu_us.low, row.cpu_us.high], [place, place], color=INK, linewidth=1)
             ours = to_ours(record, test, row.entry)
-            text = f"{row.cpu_us.median:.1f}" + (f" ({ours.median:.2f} x)" if ours else "")
+            text = f"{row.cpu_us.median:.{digits_of(row.cpu_us.median)}f}"
+            text += f" ({ours.median:.2f} x)" if ours else ""
             axis.annotate(text, (row.cpu_us.high, place), xytext=(6, 0), va="center",
                           textcoords="offset points", fontsize=8.5)
         for row in table:
@@ -75,7 +76,7 @@ def latencies(test: str, table: Sequence[Row], rate: str = EQUAL) -> str:
         axis, out,
     ):
         for place, row in enumerate(told):
-            color = OURS if row.entry == REFERENCE else PEER
+            color = OURS if is_ours(row.entry) else PEER
             figures = row.latency[rate].percentiles
             middle = [figures[key].median / 1000 for key, _, _ in MARKS]
             axis.plot([middle[0], middle[-1]], [place, place], color=color, linewidth=1.2)
@@ -124,7 +125,8 @@ def _figure(
     from matplotlib import pyplot
 
     out = io.StringIO()
-    with matplotlib.rc_context({**STYLE, "axes.grid.axis": axis_grid}):
+    style: Any = {**STYLE, "axes.grid.axis": axis_grid}
+    with matplotlib.rc_context(style):
         figure, axis = pyplot.subplots(figsize=(8.6, 0.9 + 0.29 * places), layout="constrained")
         try:
             yield axis, out

@@ -109,6 +109,16 @@ def is_usual(record: Record, entry: str) -> bool:
     return entry.endswith("-usual") or f"{entry}-careful" in record["entries"]
 
 
+def kind_of(record: Record, entry: str) -> str:
+    """Which row of its peer it is: usual, pipelined, orm, careful; "" for the floor."""
+    if entry == FLOOR:
+        return ""
+    if is_usual(record, entry):
+        return "usual"
+    _, _, last = entry.rpartition("-")
+    return last if last in ("pipelined", "orm") else "careful"
+
+
 def is_ours(entry: str) -> bool:
     """Whether it is fastserve's, with SQL by hand or with an ORM."""
     return entry == REFERENCE or entry.startswith(f"{REFERENCE}-")

@@ -9,15 +9,17 @@ import json
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from benchmarks.comparison.figures import Figure, Record, entries_of, ratio, turns_of
-from benchmarks.comparison.verdicts import CAREFUL, USUAL
+from benchmarks.comparison.verdicts import CAREFUL, PIPELINED, USUAL
 from benchmarks.servers import FLOOR, REFERENCE, ROOT
 
 FILE = ROOT / "benchmarks" / "results" / "history.jsonl"
 LAST = 5    # runs that the last one is compared with
+WATCHED = (REFERENCE, PIPELINED)
 SCALES = {FLOOR: (FLOOR,), "uvicorn-careful": CAREFUL, "uvicorn": USUAL}
 
 Line = Mapping[str, Any]
@@ -27,6 +29,7 @@ Line = Mapping[str, Any]
 class Regression:
     """A ratio of fastserve's that is worse than it was, outside the spread."""
 
+    entry: str
     test: str
     scale: str
     now: float
@@ -34,8 +37,8 @@ class Regression:
     spread: float
 
     def __str__(self) -> str:
-        return (f"{self.test}: {self.now:.3f} of {self.scale}'s CPU; it was {self.before:.3f},"
-                f" with a spread of {self.spread:.3f}")
+        return (f"{self.entry} on {self.test}: {self.now:.3f} of {self.scale}'s CPU; it was"
+                f" {self.before:.3f}, with a spread of {self.spread:.3f}")
 
 
 def line_of(record: Record) -> Line:
@@ -77,11 +80,13 @@ def alike(lines: Sequence[Line]) -> list[Line]:
     return [line for line in lines if all(line[k] == lines[-1][k] for k in key)]
 
 
-def trend(lines: Sequence[Line], test: str, scale: str) -> list[tuple[str, Figure]]:
-    """(date, fastserve's ratio) of the runs that have it."""
+def trend(
+    lines: Sequence[Line], test: str, scale: str, entry: str = REFERENCE
+) -> list[tuple[str, Figure]]:
+    """(date, the entry's ratio) of the runs that have it."""
     return [(line["date"], Figure(tuple(found)))
             for line in lines
-            if (found := line["figures"].get(test, {}).get(REFERENCE, {}).get(f"to_{scale}"))]
+            if (found := line["figures"].get(test, {}).get(entry, {}).get(f"to_{scale}"))]
 
 
 def regressions(lines: Sequence[Line], last: int = LAST) -> list[Regression]:
@@ -93,18 +98,17 @@ def regressions(lines: Sequence[Line], last: int = LAST) -> list[Regression]:
 
 
 def _regressions(lines: Sequence[Line], last: int) -> Iterator[Regression]:
-    for test in lines[-1]["figures"]:
-        for scale in SCALES:
-            found = trend(lines, test, scale)
-            if len(found) < 2 or found[-1][0] != lines[-1]["date"]:
-                continue
-            now, past = found[-1][1], [figure for _, figure in found[:-1][-last:]]
-            medians = [figure.median for figure in past]
-            before = statistics.median(medians)
-            spread = max(max(medians) - min(medians),
-                         *((figure.high - figure.low) / 2 for figure in (now, *past)))
-            if now.median > before + spread:
-                yield Regression(test, scale, now.median, before, spread)
+    for entry, test, scale in product(WATCHED, lines[-1]["figures"], SCALES):
+        found = trend(lines, test, scale, entry)
+        if len(found) < 2 or found[-1][0] != lines[-1]["date"]:
+            continue
+        now, past = found[-1][1], [figure for _, figure in found[:-1][-last:]]
+        medians = [figure.median for figure in past]
+        before = statistics.median(medians)
+        spread = max(max(medians) - min(medians),
+                     *((figure.high - figure.low) / 2 for figure in (now, *past)))
+        if now.median > before + spread:
+            yield Regression(entry, test, scale, now.median, before, spread)
 
 
 def _figures(record: Record, test: str) -> dict[str, dict[str, Any]]:

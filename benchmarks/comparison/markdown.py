@@ -10,6 +10,7 @@ from benchmarks.comparison.figures import (
     Record,
     Row,
     is_usual,
+    kind_of,
     ratio,
     rows,
 )
@@ -86,7 +87,7 @@ def name_of(record: Record, entry: str) -> str:
         title += f" {version}"
     if entry == FLOOR:
         return str(title)
-    return f"{title}, usual" if is_usual(record, entry) and "usual" not in title else str(title)
+    return f"{title}, usual" if is_usual(record, entry) else str(title)
 
 
 def to_ours(record: Record, test: str, entry: str) -> Figure | None:
@@ -99,13 +100,23 @@ def spread(figure: Figure, digits: int) -> str:
     return (f"{figure.median:,.{digits}f} ({figure.low:,.{digits}f}-{figure.high:,.{digits}f})")
 
 
+def digits_of(value_us: float) -> int:
+    """Digits behind the point that are worth printing."""
+    return 2 if value_us < 10 else 1 if value_us < 200 else 0
+
+
 def _bars(record: Record) -> Iterator[str]:
     yield from ("## Bars", "", "| test | bar | | result |", "|---|---|---|---|")
-    for verdict in verdicts(record):
+    found = verdicts(record)
+    for verdict in found:
+        if verdict.met is None:
+            continue
         bar = f"**{verdict.bar}**" if verdict.headline else verdict.bar
         word = "**missed**" if verdict.met is False else verdict.word
         yield f"| {verdict.test} | {bar} | {word} | {verdict.result} |"
     yield ""
+    if missing := [f"{v.bar} on {v.test}" for v in found if v.met is None]:
+        yield from (f"Not measured: {'; '.join(missing)}.", "")
 
 
 def _costs(record: Record, test: str, table: list[Row]) -> Iterator[str]:
@@ -115,9 +126,10 @@ def _costs(record: Record, test: str, table: list[Row]) -> Iterator[str]:
            " failures |")
     yield "|---|--:|--:|--:|--:|" + ("--:|" if floor else "") + "--:|--:|--:|--:|--:|"
     for row in table:
-        ours = to_ours(record, test, row.entry)
-        cells = [_marked(record, row, table), spread(row.cpu_us, 1), f"{row.user_us:.1f}",
-                 f"{row.system_us:.1f}", spread(ours, 2) if ours else "1"]
+        ours, digits = to_ours(record, test, row.entry), digits_of(row.cpu_us.median)
+        cells = [_marked(record, row, table), spread(row.cpu_us, digits),
+                 f"{row.user_us:.{digits}f}", f"{row.system_us:.{digits}f}",
+                 spread(ours, 2) if ours else "1"]
         if floor:
             theirs = ratio(record, test, row.entry, FLOOR) if row.entry != FLOOR else None
             cells.append(f"{theirs.median:.2f}" if theirs else "1")
@@ -169,8 +181,8 @@ def _entries(record: Record) -> Iterator[str]:
                 "|---|---|---|---|---|---|")
     for name, about in record["entries"].items():
         command = f"`{about['command']}`" if about.get("command") else ""
-        kind = "" if name == FLOOR else "usual" if is_usual(record, name) else "careful"
-        yield (f"| {name} | {about.get('version', '')} | {about.get('python', '')} | {kind} |"
+        yield (f"| {name} | {about.get('version', '')} | {about.get('python', '')} |"
+               f" {kind_of(record, name)} |"
                f" {command} | {about.get('note', '')} |")
     yield ""
 

@@ -5,11 +5,12 @@ from html import escape
 from pathlib import Path
 
 from benchmarks.comparison import charts, history
-from benchmarks.comparison.figures import RATES, Record, Row, is_usual, ratio, rows
+from benchmarks.comparison.figures import RATES, Record, Row, kind_of, ratio, rows
 from benchmarks.comparison.markdown import (
     EXPLANATION,
     LATENCY_EXPLANATION,
     RATE_TITLES,
+    digits_of,
     name_of,
     remarks,
     setting,
@@ -49,7 +50,7 @@ tr.floor td { color: var(--muted); font-style: italic; }
 .tag { font-size: .74rem; color: var(--muted); border: 1px solid var(--line); border-radius: .6rem;
   padding: 0 .4rem; margin-left: .3rem; font-weight: 400; }
 .word { font-weight: 600; white-space: nowrap; }
-.met { color: #18794e; } .missed { color: #b42318; } .none { color: var(--muted); }
+.met { color: #18794e; } .missed { color: #b42318; }
 .range { color: var(--muted); font-size: .92em; }
 figure { margin: 1rem 0; } figure svg { width: 100%; height: auto; display: block; }
 code { font-size: .85em; overflow-wrap: anywhere; }
@@ -97,17 +98,22 @@ def _document(record: Record, lines: Sequence[history.Line]) -> Iterator[str]:
 def _verdicts(found: Sequence[Verdict]) -> Iterator[str]:
     counts = {met: sum(verdict.met is met for verdict in found) for met in (True, False, None)}
     yield "<h2>The bars</h2>"
-    yield (f"<p>{counts[True]} met, {counts[False]} missed, {counts[None]} not measured. The first"
-           " two compare the servers alone, with the same pool and statements behind both.</p>")
+    yield (f"<p>{counts[True]} met, {counts[False]} missed, {counts[None]} not measured. Those in"
+           " bold compare the servers alone, with the same pool and statements behind both.</p>")
     yield '<div class="scroll"><table class="text"><tr><th>test</th><th>bar</th><th></th>'
     yield "<th>result</th></tr>"
     for verdict in found:
-        bar = escape(verdict.bar)
-        kind = {True: "met", False: "missed", None: "none"}[verdict.met]
-        yield (f"<tr><td>{verdict.test}</td>"
-               f"<td>{f'<strong>{bar}</strong>' if verdict.headline else bar}</td>"
-               f'<td class="word {kind}">{verdict.word}</td><td>{escape(verdict.result)}</td></tr>')
+        if verdict.met is not None:
+            bar = escape(verdict.bar)
+            yield (f"<tr><td>{verdict.test}</td>"
+                   f"<td>{f'<strong>{bar}</strong>' if verdict.headline else bar}</td>"
+                   f'<td class="word {"met" if verdict.met else "missed"}">{verdict.word}</td>'
+                   f"<td>{escape(verdict.result)}</td></tr>")
     yield "</table></div>"
+    if missing := [verdict for verdict in found if verdict.met is None]:
+        yield f"<details><summary>{len(missing)} not measured</summary><ul>"
+        yield from (f"<li>{verdict.test}: {escape(verdict.bar)}</li>" for verdict in missing)
+        yield "</ul></details>"
 
 
 def _test(record: Record, test: str, table: list[Row]) -> Iterator[str]:
@@ -135,9 +141,9 @@ def _costs(record: Record, test: str, table: list[Row]) -> Iterator[str]:
     titles = "".join(f"<th>{head}</th>" for head in heads)
     yield f'<div class="scroll"><table><tr>{titles}</tr>'
     for row in table:
-        ours = to_ours(record, test, row.entry)
-        cells = [_named(record, row.entry), _ranged(spread(row.cpu_us, 1)),
-                 f"{row.user_us:.1f} + {row.system_us:.1f}",
+        ours, digits = to_ours(record, test, row.entry), digits_of(row.cpu_us.median)
+        cells = [_named(record, row.entry), _ranged(spread(row.cpu_us, digits)),
+                 f"{row.user_us:.{digits}f} + {row.system_us:.{digits}f}",
                  _ranged(spread(ours, 2)) if ours else "1"]
         if floor:
             theirs = ratio(record, test, row.entry, FLOOR) if row.entry != FLOOR else None
@@ -172,7 +178,8 @@ def _line(entry: str, cells: Sequence[str], more: str = "") -> str:
 def _named(record: Record, entry: str) -> str:
     name = escape(name_of(record, entry).removesuffix(", usual"))
     note = escape(record["entries"].get(entry, {}).get("note", ""))
-    tag = '<span class="tag">usual</span>' if is_usual(record, entry) else ""
+    kind = kind_of(record, entry)
+    tag = f'<span class="tag">{kind}</span>' if kind in ("usual", "pipelined", "orm") else ""
     return f'<span title="{note}">{name}</span>{tag}' if note else name + tag
 
 
@@ -201,9 +208,9 @@ def _entries(record: Record) -> Iterator[str]:
     yield '<h2 id="entries">Entries</h2><div class="scroll"><table class="text">'
     yield "<tr><th>name</th><th>version</th><th>row</th><th>command</th><th>note</th></tr>"
     for name, about in record["entries"].items():
-        kind = "" if name == FLOOR else "usual" if is_usual(record, name) else "careful"
         command = f"<code>{escape(about['command'])}</code>" if about.get("command") else ""
-        yield (f"<tr><td>{name}</td><td>{escape(about.get('version', ''))}</td><td>{kind}</td>"
+        yield (f"<tr><td>{name}</td><td>{escape(about.get('version', ''))}</td>"
+               f"<td>{kind_of(record, name)}</td>"
                f"<td>{command}</td><td>{escape(about.get('note', ''))}</td></tr>")
     yield "</table></div>"
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.comparison.figures import is_ours
-from benchmarks.comparison.suite import SuiteTest
+from benchmarks.comparison.suite import SuiteTest, takes_part
 from benchmarks.comparison.turn import EQUAL, PACED_WARMUP_S, SHARES, Settings, Stage, window_s
 from benchmarks.machine import describe_machine
 from benchmarks.process import Running
@@ -111,7 +111,9 @@ class Comparison:
 
     def _prepare(self, entry: Server) -> None:
         """Verify one entry, and find what it can do, roughly, in one process."""
-        tests = [test for test in self.tests if test.name not in entry.skips]
+        tests = [test for test in self.tests if takes_part(entry, test)]
+        if not tests:
+            return
         began = time.monotonic()
         try:
             with self.stage.running(entry, tests[0]) as running:
@@ -161,7 +163,8 @@ class Comparison:
         self.record["equal_rates_per_s"] = self.equal_rates
 
     def _order(self, test: SuiteTest, number: int) -> Iterator[Server]:
-        able = [entry for entry in self.entries if self._takes_part(entry, test)]
+        able = [entry for entry in self.entries
+                if takes_part(entry, test) and (entry.name, test.name) not in self.failed]
         floor = test.floor and test.name in self.stage.responses
         for index, entry in enumerate(reversed(able) if number % 2 else able):
             if floor and index % FLOOR_EVERY == 0:
@@ -169,9 +172,6 @@ class Comparison:
             yield entry
         if floor:
             yield SERVERS[FLOOR]
-
-    def _takes_part(self, entry: Server, test: SuiteTest) -> bool:
-        return test.name not in entry.skips and (entry.name, test.name) not in self.failed
 
     def _turn(self, entry: Server, test: SuiteTest, number: int) -> None:
         if (entry.name, test.name) in self.failed:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from benchmarks.cases import PLAIN_HEAD, request
 from benchmarks.probe import Answer, WrongAnswer
+from benchmarks.servers import Server
 
 WORLD = '"randomNumber"'
 
@@ -21,6 +22,7 @@ class SuiteTest:
     check:       what every answer under load must be, as the client reads it (framing.h)
     depth:       requests that are sent at once on a connection
     floor:       whether the C floor can stand beside it
+    queries:     whether most requests ask the database
     """
 
     name: str
@@ -31,6 +33,7 @@ class SuiteTest:
     depth: int = 1
     database: bool = True
     floor: bool = False
+    queries: bool = True
 
     @property
     def request(self) -> bytes:
@@ -62,12 +65,22 @@ def _is_json(text: str) -> bool:
 def _worlds(path: str, name: str, title: str, verified_as: str, count: int) -> SuiteTest:
     what = f"{title}, {count} {'rows' if count > 1 else 'row'}"
     return SuiteTest(f"{name}-{count}", what, f"{path}{count}", verified_as,
-                     f"{count}:{WORLD}:[:]")
+                     f"{count}:{WORLD}:[:]", queries=name != "cached")
+
+
+def takes_part(entry: Server, test: SuiteTest) -> bool:
+    """Whether the entry is one to be measured on the test.
+
+    A row that differs from another in how it asks the database has nothing to show elsewhere.
+    """
+    return test.name not in entry.skips and (
+        test.queries or not entry.name.endswith(("-pipelined", "-orm")))
 
 
 _ALL = (
-    SuiteTest("plaintext", "Plain text", "/plaintext", "plaintext", database=False, floor=True),
-    SuiteTest("json", "JSON", "/json", "json", database=False, floor=True),
+    SuiteTest("plaintext", "Plain text", "/plaintext", "plaintext", database=False, floor=True,
+              queries=False),
+    SuiteTest("json", "JSON", "/json", "json", database=False, floor=True, queries=False),
     SuiteTest("db", "Single query", "/db", "db", f"1:{WORLD}:{{:}}"),
     *(_worlds("/queries?queries=", "queries", "Multiple queries", "queries", count)
       for count in (1, 5, 10, 15, 20)),
@@ -77,7 +90,7 @@ _ALL = (
     *(_worlds("/updates?queries=", "updates", "Updates", "updates", count)
       for count in (1, 5, 10, 15, 20)),
     SuiteTest("pipelined-16", "Plain text, 16 requests at once", "/plaintext", "plaintext",
-              depth=16, database=False, floor=True),
+              depth=16, database=False, floor=True, queries=False),
 )
 
 # In the order in which they are reported: pipelined figures never first.
