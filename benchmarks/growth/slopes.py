@@ -99,7 +99,7 @@ class Figures:
             return None
         (before, low), (last, high) = known[-2:]
         basis = axis["basis"]
-        return (high - low) / (basis[str(last)] - basis[str(before)])
+        return (high - low) / float(basis[str(last)] - basis[str(before)])
 
     def _floor(self, number: int, x: int) -> float:
         return self._values.get(FLOOR, {}).get(number, {}).get(x, 0.0)
