@@ -23,7 +23,7 @@ import re
 import zlib
 from collections.abc import Callable
 
-from fastserve._speedups.conditions import coding_weight
+from fastserve._speedups.conditions import coding_weight, conditions_of
 from fastserve._speedups.messages import Request
 from fastserve._speedups.responses import Response
 from fastserve.decompress import first_of
@@ -67,12 +67,11 @@ def _gzip(data: bytes) -> bytes:
 
 
 @functools.lru_cache(256)
-def chosen_coding(accept_encoding: str) -> str | None:
+def chosen_coding(accept_encoding: bytes) -> str | None:
     """The coding for a client with this Accept-Encoding; None is none."""
-    value = accept_encoding.encode("latin-1", "replace")
-    best, highest = None, max(coding_weight(value, b"identity"), 0.0)
+    best, highest = None, max(coding_weight(accept_encoding, b"identity"), 0.0)
     for name in codings():
-        weight = coding_weight(value, name.encode())
+        weight = coding_weight(accept_encoding, name.encode())
         if weight > 0 and (weight > highest or (best is None and weight == highest)):
             best, highest = name, weight
     return best
@@ -90,10 +89,13 @@ async def compressed(request: Request, call_next: CallNext) -> Response:
     if not _may_be(response):
         return response
     headers = response.headers
-    vary = headers.get("vary", "")
-    if "accept-encoding" not in vary.lower() and vary.strip() != "*":
-        headers["vary"] = f"{vary}, Accept-Encoding" if vary else "Accept-Encoding"
-    coding = chosen_coding(", ".join(request.headers.getlist("accept-encoding")))
+    vary = headers.get("vary") if len(headers) else None
+    if vary is None:
+        headers["vary"] = "Accept-Encoding"
+    elif "accept-encoding" not in vary.lower() and vary.strip() != "*":
+        headers["vary"] = f"{vary}, Accept-Encoding"
+    accept_encoding = conditions_of(request).accept_encoding
+    coding = None if accept_encoding is None else chosen_coding(accept_encoding)
     if coding is None:
         return response
     encode = codings()[coding]
@@ -108,11 +110,11 @@ def _may_be(response: Response) -> bool:
     # Exactly a Response: streams, files and what is decided later have types of their own.
     if type(response) is not Response or len(response.body) < LEAST_BYTES:
         return False
+    if response.status in (204, 206, 304) or not shrinks(response.content_type or ""):
+        return False
     headers = response.headers
-    return (
-        response.status not in (204, 206, 304)
-        and shrinks(response.content_type or "")
-        and not any(name in headers for name in _BOUND_TO_BYTES)
+    return len(headers) == 0 or (
+        not any(name in headers for name in _BOUND_TO_BYTES)
         and "no-transform" not in headers.get("cache-control", "").lower()
     )
 

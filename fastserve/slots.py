@@ -81,6 +81,10 @@ class Slot:
         """Whether somebody accepts from its listeners."""
         return self.child is not None and self.child.ready and not self.child.stalled
 
+    def is_over(self, now_s: float) -> bool:
+        """Whether it is one too many, and no handshake that began before the steering is left."""
+        return self.retire_at_s is not None and now_s >= self.retire_at_s
+
     def forget(self, child: Child) -> None:
         """It is no longer in this place; a successor moves up."""
         if self.successor is child:

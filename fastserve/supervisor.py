@@ -358,7 +358,8 @@ class Supervisor:
                 slot.retire_at_s = now + RETIRE_AFTER_S
                 for group in self.groups:
                     self.deployment.notifier.forget(slot.index, group.key)
-            elif slot.retire_at_s is not None and now >= slot.retire_at_s:
+            elif slot.is_over(now):
+                self.uncover(slot)
                 for child in slot.children():
                     self.leave(slot, child)
         while self.is_gone(self.slots[-1]):
@@ -369,18 +370,23 @@ class Supervisor:
 
     def is_gone(self, slot: Slot) -> bool:
         """Whether a slot is too many, and its workers have accepted and answered the rest."""
-        return slot.retiring and slot.retire_at_s is not None \
-            and time.monotonic() >= slot.retire_at_s and not slot.children() \
-            and not any(child.slot is slot for child in self.leaving)
+        return slot.is_over(time.monotonic()) and not slot.children() \
+            and not any(child.slot is slot for child in self.leaving) \
+            and self.deployment.notifier.is_settled()
 
     def cover(self) -> None:
-        """Let a neighbour accept for each slot that nobody serves now."""
+        """Let a neighbour accept for each slot that nobody serves now.
+
+        Not for one whose time is over: nothing comes to it any more, and who still held its
+        listener would have the number of the next one in the group.
+        """
         if self.succession.waits:
             return
+        now = time.monotonic()
         for slot in self.slots:
             if slot.serves():
                 self.uncover(slot)
-            elif slot.cover is None:
+            elif slot.cover is None and not slot.is_over(now):
                 for other in self.serving_slots():
                     if other is not slot and other.serves() and other.child is not None:
                         slot.cover = other.child

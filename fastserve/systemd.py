@@ -15,6 +15,7 @@ import contextlib
 import errno
 import os
 import re
+import select
 import socket
 import time
 from array import array
@@ -51,6 +52,7 @@ class Notifier:
         self._status = ""
         self._leaves = False
         self._sock: socket.socket | None = None
+        self._barrier = -1      # readable by its end: systemd has acted on what came before
         if address:
             self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
             self._sock.setblocking(False)
@@ -124,6 +126,7 @@ class Notifier:
         for _, numbers in self._unsent:
             _close(numbers)
         self._unsent.clear()
+        self._lift_barrier()
 
     def alive(self) -> None:
         """A sign of life, as often as it is wanted: at half of the time, or a little earlier."""
@@ -148,10 +151,25 @@ class Notifier:
         return _name(0, key) in self._stored
 
     def forget(self, slot: int, key: str) -> None:
-        """Let it close what it keeps of a slot."""
+        """Let it close what it keeps of a slot; is_settled() tells when it has."""
         if self.stores:
             self._stored.discard(_name(slot, key))
             self.send(FDSTOREREMOVE=1, FDNAME=_name(slot, key))
+            self._lift_barrier()
+            self._barrier, theirs = os.pipe()
+            self.send([theirs], BARRIER=1)
+            os.close(theirs)
+
+    def is_settled(self) -> bool:
+        """Whether nothing that was to be forgotten may still be open there."""
+        if self._barrier >= 0 and (self._sock is None or _is_at_end(self._barrier)):
+            self._lift_barrier()
+        return self._barrier < 0
+
+    def _lift_barrier(self) -> None:
+        if self._barrier >= 0:
+            os.close(self._barrier)
+            self._barrier = -1
 
     def send(self, numbers: Sequence[int] = (), /, **fields: object) -> None:
         """One message, with descriptors beside it."""
@@ -205,6 +223,12 @@ def heritage(environ: MutableMapping[str, str]) -> Heritage:
 
 def _name(slot: int, key: str) -> str:
     return f"fastserve-{slot}-{quote(key, safe='')}"
+
+
+def _is_at_end(pipe: int) -> bool:
+    poll = select.poll()
+    poll.register(pipe, 0)
+    return bool(poll.poll(0))
 
 
 def _close(numbers: list[int]) -> None:

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -37,7 +38,7 @@ from benchmarks.techempower.verify import ALL, Problem  # noqa: E402
 FOLDER = ROOT / "benchmarks" / "techempower"
 ENTRIES = ("app.py", "app_pipelined.py", "app_orm.py")
 AT_ONCE = 8
-STOP_S = 30
+STOP_S = 60
 
 
 @contextmanager
@@ -177,6 +178,8 @@ WRONG: list[tuple[str, Handler, str]] = [
     ("plaintext", lambda _: Reply(b"Hello", PLAIN), "fail: plaintext: /plaintext: b'Hello'"),
     ("plaintext", lambda _: Reply(b"Hello, World!\n", PLAIN), "warn: plaintext: /plaintext: b'H"),
     ("json", lambda _: Reply(b"{'message'}"), "fail: json: /json: invalid JSON"),
+    ("json", lambda _: as_json(None), "fail: json: /json: None, expected an object"),
+    ("queries", lambda _: as_json(None), "fail: queries: /queries?queries=2: the JSON is no array"),
     ("json", lambda _: as_json([GREETING]), "fail: json: /json: [{'message'"),
     ("json", lambda _: as_json({"message": "Hello"}), "fail: json: /json: message 'Hello'"),
     ("json", lambda _: as_json({**GREETING, "id": 1}), "warn: json: /json: {'message'"),
@@ -435,6 +438,39 @@ def test_one_command_serves_the_suite_with_a_database_of_its_own(
         with pytest.raises(psycopg.OperationalError):
             psycopg.connect(own[1])
         wait_refused(port)
+
+
+def test_a_command_that_is_stopped_while_it_starts_leaves_nothing() -> None:
+    """SIGTERM before there is a server ends it without a word, and its database with it."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks", "techempower", "--port", "0"], cwd=ROOT,
+        stderr=subprocess.PIPE)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    deadline = time.monotonic() + STOP_S
+    while not (started := children.read_text().split()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    child = Path(f"/proc/{started[0]}")
+    process.terminate()     # often while it forks, when what a handler raises would be lost
+    _, said = process.communicate(timeout=STOP_S)
+    assert (process.returncode, said) == (128 + signal.SIGTERM, b"")
+    deadline = time.monotonic() + STOP_S
+    while child.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not child.exists()
+
+
+def test_a_database_that_does_not_answer_can_be_interrupted() -> None:
+    """SIGINT ends the wait for a connection at once, with the status of that signal."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"postgresql://someone@127.0.0.1:{silent.getsockname()[1]}/name?sslmode=disable"
+        process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks", "techempower", "--database", url], cwd=ROOT,
+            stderr=subprocess.PIPE)
+        connection, _ = silent.accept()
+        with connection:
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=STOP_S)
+    assert (process.returncode, said) == (128 + signal.SIGINT, b"")
 
 
 @pytest.mark.parametrize("flag", ["--orm", "--pipelined"])

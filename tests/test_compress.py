@@ -232,6 +232,6 @@ def test_gzip_is_there_without_the_extra():
             "sys.modules['backports.zstd'] = sys.modules['compression'] = None\n"
             "sys.modules['compression.zstd'] = None\n"
             "from fastserve.compress import chosen_coding, codings\n"
-            "print(list(codings()), chosen_coding('zstd, br, gzip;q=0.1'))")
+            "print(list(codings()), chosen_coding(b'zstd, br, gzip;q=0.1'))")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "['gzip'] gzip"

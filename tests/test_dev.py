@@ -17,6 +17,7 @@ import termios
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from libraries import needs_library
@@ -26,9 +27,10 @@ import fastserve
 from fastserve import changes
 from fastserve.changes import Watched, Watcher
 from fastserve.config import Config
-from fastserve.dev import directories_of, is_private
+from fastserve.dev import Developing, directories_of, is_private
 from fastserve.errors import ConfigError, MissingExtraError
 from fastserve.presets import DEV_DEFAULTS, NOT_IN_DEV
+from fastserve.slots import Slot
 from fastserve.sources import gather
 from fastserve.standin import SILENT, stand_in
 from fastserve.testing import TestClient
@@ -303,6 +305,18 @@ def test_what_a_worker_dies_of_is_mended_at_once(develop, code):
     write(code, 1)
 
     until_served(server, 1)
+
+
+def test_newer_code_begins_with_no_failures():
+    """The pauses between attempts are forgotten, and how many there were."""
+    supervisor = object.__new__(Developing)
+    slot = Slot(0, failures=7, start_at_s=float("inf"))
+    supervisor.slots = [slot]
+    supervisor.renewal = SimpleNamespace(reloading=None)
+    supervisor.stop_by_s = 0.0
+
+    assert supervisor.reload() == "the server stops"
+    assert (slot.failures, slot.start_at_s) == (0, 0.0)
 
 
 def test_a_watcher_that_ends_is_started_again(develop, code):

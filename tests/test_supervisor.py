@@ -18,6 +18,7 @@ import pytest
 from server_process import ServerProcess, serve_in_process, wait_for
 
 import fastserve
+from fastserve.control import ask as ask_control
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="slots and steering are Linux's")
 
@@ -295,6 +296,26 @@ def test_workers_are_added_and_taken_away_without_loss(start):
         until(lambda: "0 workers cannot be" in server.log)
     assert load.failed == []
     assert len(pids(server)) == 1
+
+
+def test_nobody_holds_the_listener_of_a_slot_that_goes(start, tmp_path):
+    """Neighbours accept for slots that come back: the next listener has the number of this one."""
+    server = start("--workers", "2", "--control", str(tmp_path / "control"))
+
+    def slots():
+        return ask_control(str(tmp_path / "control"), {"command": "status"}, 30)["slots"]
+
+    with contextlib.ExitStack() as stack:
+        for _ in range(30):     # some of them keep the worker for two seconds
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", server.port), 30))
+            client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert client.recv(1000).startswith(b"HTTP/1.1 200 ")
+        server.process.send_signal(signal.SIGTTOU)
+        seen = []
+        until(lambda: seen.append(slots()) or len(seen[-1]) == 1)
+    gone = [found[1] for found in seen if len(found) == 2]
+    assert any(slot["state"] == "retiring" and "pid" not in slot for slot in gone)
+    assert not any("covered_by" in slot for slot in gone)
 
 
 def test_what_is_under_way_is_answered_before_the_end(start):

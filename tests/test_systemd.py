@@ -55,6 +55,8 @@ class Manager:
         self.sock.setblocking(False)
         self.told: list[dict[str, str]] = []
         self.stored: dict[str, int] = {}
+        self.is_slow = False        # it has not yet acted on what it was told
+        self.barriers: list[int] = []
 
     def listen(self) -> list[dict[str, str]]:
         """All that it was told so far."""
@@ -64,13 +66,19 @@ class Manager:
                 message = dict(line.split("=", 1) for line in data.decode().splitlines())
                 self.keep(message, beside)
                 self.told.append(message)
+        while self.barriers and not self.is_slow:
+            os.close(self.barriers.pop())
         return self.told
 
     def keep(self, message, beside):
         """What is to be kept, and what no longer."""
         for level, kind, data in beside:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-                (self.stored[message["FDNAME"]],) = array.array("i", data)
+                (number,) = array.array("i", data)
+                if "BARRIER" in message:
+                    self.barriers.append(number)
+                else:
+                    self.stored[message["FDNAME"]] = number
             elif (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
                 message["pid"] = str(array.array("i", data)[0])
         if "FDSTOREREMOVE" in message and message["FDNAME"] in self.stored:
@@ -351,9 +359,14 @@ def test_a_restart_loses_nothing_where_the_sockets_are_kept(tmp_path, code, mana
     with started(tmp_path, "-m", "fastserve", "run", *command,
                  env={**ENVIRONMENT, **variables}) as server:
         until(lambda: len(stored(manager)) == 4)
+        manager.is_slow = True
         server.send(signal.SIGTTOU)
-        until(lambda: len(stored(manager)) == 3)
-        until(lambda: len(server.status()["slots"]) == 2)
+        until(lambda: len(stored(manager)) == 3 and manager.barriers)
+        until(lambda: [slot["state"] for slot in server.status()["slots"]][2:] == ["retiring"]
+              and "pid" not in server.status()["slots"][2] and not server.status()["leaving"])
+        assert len(server.status()["slots"]) == 3   # it may still hold the listener
+        manager.is_slow = False
+        until(lambda: manager.listen() and len(server.status()["slots"]) == 2)
         port = server.port
         server.send(signal.SIGTERM)
         assert server.process.wait(20) == 0
@@ -379,7 +392,7 @@ def test_a_restart_loses_nothing_where_the_sockets_are_kept(tmp_path, code, mana
             client.close()
         until(lambda: "fastserve-1-tcp%3A127.0.0.1%3A0" in [
             message["FDNAME"] for message in manager.listen() if "FDSTOREREMOVE" in message])
-        until(lambda: len(server.status()["slots"]) == 1)
+        until(lambda: manager.listen() and len(server.status()["slots"]) == 1)
         assert server.port == port
         assert ask(Address(port), "/environment")[1] == []
 

@@ -32,7 +32,7 @@ QUICK = {"rounds": 1, "seconds": 0.03, "warmup": 0.01}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m benchmarks growth`."""
-    known = list(axes(os.cpu_count() or 1))
+    known = list(axes(len(os.sched_getaffinity(0))))
     parser.add_argument("--of", default=",".join(known), metavar="AXES",
                         help="what grows, of: %(default)s (default: all)")
     parser.add_argument("--quick", action="store_true",
@@ -69,7 +69,7 @@ def lacks(options: argparse.Namespace) -> str:
 
 def measure(options: argparse.Namespace, cache: Path) -> int:
     """Measure, report, draw; the exit status of the command."""
-    known = axes(os.cpu_count() or 1)
+    known = axes(len(os.sched_getaffinity(0)))
     chosen = options.of.split(",")
     if unknown := [name for name in chosen if name not in known]:
         print(f"--of {','.join(unknown)}: there are {', '.join(known)}", file=sys.stderr)
@@ -83,9 +83,8 @@ def measure(options: argparse.Namespace, cache: Path) -> int:
     if options.quick:
         wanted = [replace(axis, points=axis.quick) for axis in wanted]
     run = Run(options, wanted, cache)
-    run.execute()
     options.output.mkdir(parents=True, exist_ok=True)
-    (options.output / "growth.json").write_text(json.dumps(run.record, indent=1) + "\n")
+    run.execute()
     print(write_report(run.record, options.output / "growth.md"))
     if not options.no_plot:
         _draw(run.record, options.output)
@@ -105,7 +104,8 @@ def _draw(record: dict[str, Any], folder: Path) -> None:
 class Run:
     """One run and its growing record.
 
-    options:  rounds, seconds, warmup, server_core, client_core
+    options:  rounds, seconds, warmup, server_core, client_core, quick, and output: where the
+              record is written after every round, so that an interrupted run is not lost
     wanted:   the axes; that of connections is cut to what the limit of open files allows
     """
 
@@ -155,6 +155,8 @@ class Run:
                     self._round(bench, axis, number)
                     bench.stop()
                     _say(f"round {number + 1}  {axis.name:12} {time.monotonic() - begun:5.1f} s")
+                text = json.dumps(self.record, indent=1) + "\n"
+                (options.output / "growth.json").write_text(text)
 
     def _round(self, bench: Bench, axis: Axis, number: int) -> None:
         backwards = number % 2 == 1

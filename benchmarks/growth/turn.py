@@ -141,7 +141,7 @@ class Bench:
                 str(load.depth), str(addresses(load.connections)), str(settings.warmup),
                 str(settings.seconds), *map(str, running.pids())]
             parts = _run_all(command, clients, PATIENCE_S + settings.warmup + settings.seconds)
-        return _together(parts)
+        return together(parts)
 
 
 def ask_checked(port: int, load: Load) -> bytes:
@@ -181,7 +181,7 @@ def _run_all(command: list[str], clients: int, seconds: float) -> list[dict[str,
     return [dict(json.loads(out)) for out, _ in done]
 
 
-def _together(parts: list[dict[str, Any]]) -> dict[str, Any]:
+def together(parts: list[dict[str, Any]]) -> dict[str, Any]:
     """One figure of clients that ran side by side, each in a window of its own."""
     if unlike := sum(part["mismatched"] for part in parts):
         raise ServerFailed(f"{unlike} answers were not like the first")

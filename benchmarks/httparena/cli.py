@@ -4,20 +4,22 @@ import argparse
 from pathlib import Path
 
 from benchmarks.httparena.profiles import PROFILES
-from benchmarks.techempower.cli import _database, _failed, _port, _workers
+from benchmarks.techempower.cli import database_url, failed, port_number, worker_count
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Its options."""
     parser.add_argument("--host", default="127.0.0.1", help="(%(default)s)")
-    parser.add_argument("--port", type=_port, default=8080, help="0 is a free one (%(default)s)")
-    parser.add_argument("--tls-port", type=_port, help="(the next one; 0 with --port 0)")
-    parser.add_argument("--workers", type=_workers, help="a number, or auto; left out: one process")
-    parser.add_argument("--database", type=_database, metavar="URL",
+    parser.add_argument("--port", type=port_number, default=8080,
+                        help="0 is a free one (%(default)s)")
+    parser.add_argument("--tls-port", type=port_number, help="(the next one; 0 with --port 0)")
+    parser.add_argument("--workers", type=worker_count,
+                        help="a number, or auto; left out: one process")
+    parser.add_argument("--database", type=database_url, metavar="URL",
                         help="postgresql://USER:PASSWORD@HOST/NAME; left out: one of its own")
     parser.add_argument("--data", type=Path, metavar="DIR",
                         help="where data/ and certs/ are, or shall be made; left out: for this run")
-    parser.add_argument("--verify", type=_port, metavar="PORT",
+    parser.add_argument("--verify", type=port_number, metavar="PORT",
                         help="serve nothing: check the server on 127.0.0.1 by the arena's rules")
     parser.add_argument("--profiles", type=_profiles, default=list(PROFILES),
                         help=f"what --verify checks: {','.join(PROFILES)}")
@@ -37,14 +39,14 @@ def run(options: argparse.Namespace) -> int:
         return serve(Served(options.host, options.port, tls_port, options.workers,
                             options.database, options.data))
     except Refused as error:
-        return _failed(error)
+        return failed(error)
 
 
 def _verify(options: argparse.Namespace, tls_port: int) -> int:
     try:
         from benchmarks.httparena.verify import Target, verify
     except ModuleNotFoundError as error:
-        return _failed(f"{error.name} not installed: pip install -e '.[bench]'")
+        return failed(f"{error.name} not installed: pip install -e '.[bench]'")
     target = Target(options.verify, tls_port, options.data and options.data / "data")
     problems = verify(target, options.profiles)
     for problem in problems:

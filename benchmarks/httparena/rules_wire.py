@@ -9,7 +9,7 @@ PAUSE_S = 0.03          # between the fragments of a request
 DEPTH = 16              # of a pipeline
 RECONNECTIONS, REQUESTS = 5, 10
 PATH = "/baseline11?a=13&b=42"
-NOISE_S = 2.0           # for an answer to noise; waiting for more is none
+NOISE_S = 1.0           # for an answer to noise; waiting for more is none
 
 # Must be refused: a 4xx, or no answer at all.
 REFUSED = {

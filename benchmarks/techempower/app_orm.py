@@ -80,7 +80,7 @@ def json() -> dict[str, str]:
 @app.get("/db")
 async def db() -> dict[str, int]:
     async with app.state.reading() as session:
-        world = await session.get_one(World, worlds.some_id())
+        [world] = await read(session, [worlds.some_id()])
     return world.as_json()
 
 

@@ -9,9 +9,11 @@ TESTS = ("plaintext", "json", "db", "queries", "cached-queries", "fortunes", "up
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m benchmarks techempower`."""
     parser.add_argument("--host", default="127.0.0.1", help="(%(default)s)")
-    parser.add_argument("--port", type=_port, default=8080, help="0 is a free one (%(default)s)")
-    parser.add_argument("--workers", type=_workers, help="a number, or auto; left out: one process")
-    parser.add_argument("--database", type=_database, metavar="URL",
+    parser.add_argument("--port", type=port_number, default=8080,
+                        help="0 is a free one (%(default)s)")
+    parser.add_argument("--workers", type=worker_count,
+                        help="a number, or auto; left out: one process")
+    parser.add_argument("--database", type=database_url, metavar="URL",
                         help="postgresql://USER:PASSWORD@HOST/NAME; left out: one of its own")
     entry = parser.add_mutually_exclusive_group()
     entry.add_argument("--pipelined", dest="app", action="store_const", const="app_pipelined.py",
@@ -23,9 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_verify_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m benchmarks verify`."""
-    parser.add_argument("--port", type=_port, required=True, help="of a server on 127.0.0.1")
+    parser.add_argument("--port", type=port_number, required=True, help="of a server on 127.0.0.1")
     parser.add_argument("--tests", type=_tests, default=list(TESTS), help=",".join(TESTS))
-    parser.add_argument("--database", type=_database, metavar="URL",
+    parser.add_argument("--database", type=database_url, metavar="URL",
                         help="of its database; left out, nothing is counted there")
     parser.add_argument("--concurrency", type=_positive, default=512,
                         help="connections at once when the database is counted (%(default)s)")
@@ -42,7 +44,7 @@ def serve(options: argparse.Namespace) -> int:
     try:
         return run(Served(options.app, options.database, tuple(flags)))
     except Refused as error:
-        return _failed(error)
+        return failed(error)
 
 
 def verify(options: argparse.Namespace) -> int:
@@ -51,12 +53,12 @@ def verify(options: argparse.Namespace) -> int:
         from benchmarks.techempower.verify import Uncounted
         from benchmarks.techempower.verify import verify as run
     except ModuleNotFoundError as error:
-        return _failed(f"{error.name} not installed: pip install -e '.[bench]'")
+        return failed(f"{error.name} not installed: pip install -e '.[bench]'")
     try:
         problems = run(options.port, options.tests, options.database,
                        concurrency=options.concurrency)
     except Uncounted as error:
-        return _failed(f"--database {error}")
+        return failed(f"--database {error}")
     for problem in problems:
         print(problem)
     fails = sum(problem.level == "fail" for problem in problems)
@@ -66,12 +68,14 @@ def verify(options: argparse.Namespace) -> int:
     return 1 if fails else 0
 
 
-def _failed(reason: object) -> int:
+def failed(reason: object) -> int:
+    """Say why a command cannot do what it was told; its exit status."""
     print(f"python -m benchmarks: {reason}", file=sys.stderr)
     return 1
 
 
-def _port(text: str) -> int:
+def port_number(text: str) -> int:
+    """Read a port of TCP, or 0."""
     if not text.isdecimal() or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is no port: 0 to 65535")
     return int(text)
@@ -83,13 +87,15 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _workers(text: str) -> str:
+def worker_count(text: str) -> str:
+    """Read what `fastserve run --workers` takes."""
     if text != "auto":
         _positive(text)
     return text
 
 
-def _database(text: str) -> str:
+def database_url(text: str) -> str:
+    """Read a URL of PostgreSQL."""
     if not text.startswith(("postgresql://", "postgres://")):
         raise argparse.ArgumentTypeError(f"{text!r} is no URL like postgresql://USER@HOST/NAME")
     return text

@@ -53,7 +53,8 @@ def serve(served: Served) -> int:
     _check_packages(served.app)
     relay = Relay()
     with relay.listening(), _database(served.database) as url:
-        _make_tables(url)
+        with relay.interruptible():
+            _make_tables(url)
         if served.database is None:
             print(f"database: {url}", file=sys.stderr, flush=True)
         return relay.run(
@@ -62,10 +63,17 @@ def serve(served: Served) -> int:
 
 
 class Relay:
-    """Passes the signals that stop a server on to it; before there is one, they end all."""
+    """Passes the signals that stop a server on to it.
+
+    One that comes earlier ends all when the step under way is done: what a handler of signals
+    raises is lost where Python runs hooks of its own, such as those around each fork. Only within
+    `interruptible()`, where nothing forks, is it raised at once.
+    """
 
     def __init__(self) -> None:
         self.process: subprocess.Popen[bytes] | None = None
+        self._told: int | None = None
+        self._raises = False
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
@@ -74,23 +82,47 @@ class Relay:
                   for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
+        except Refused:
+            self.check()    # the terminal's Ctrl-C reaches what runs for us, too, which then fails
+            raise
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
+    @contextlib.contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """A step that takes as long as somebody else likes."""
+        self._raises = True
+        try:
+            self.check()
+            yield
+        finally:
+            self._raises = False
+        self.check()
+
     def run(self, command: list[str], environment: dict[str, str]) -> int:
         """Start the server and wait for its end; its exit status, 128 + N for signal N."""
+        self.check()
         self.process = subprocess.Popen(
             command, env=environment, stdin=subprocess.DEVNULL,
             start_new_session=True,     # or the terminal's Ctrl-C would reach it twice
             preexec_fn=end_with_parent)  # noqa: PLW1509 - there are no threads here
+        if self._told is not None:
+            self.process.send_signal(self._told)
         status = self.process.wait()
         return status if status >= 0 else 128 - status
 
+    def check(self) -> None:
+        """Raise SystemExit where a signal has come."""
+        if self._told is not None:
+            raise SystemExit(128 + self._told)
+
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
-        if self.process is None:
-            raise SystemExit(128 + number)
-        self.process.send_signal(number)
+        self._told = number
+        if self.process is not None:
+            self.process.send_signal(number)
+        elif self._raises:
+            self.check()
 
 
 def end_with_parent() -> None:

@@ -36,6 +36,7 @@ TYPES = {
     "html": re.compile(r"text/html; ?charset=(UTF|utf)-8"),
     "plain": re.compile(r"text/plain(; ?charset=(UTF|utf)-8)?"),
 }
+NOTHING = object()  # instead of a value; JSON has a null
 # What stands behind the `=`, how many rows that means, and how grave an error is. None is a path
 # that ends before its parameter.
 COUNTS = (("2", 2, "fail"), ("0", 1, "fail"), ("foo", 1, "fail"), ("501", MOST, "warn"),
@@ -156,15 +157,15 @@ class Verification:
             self.found("fail", test, path, f"Date {date!r} did not change within {DATE_S:g} s")
 
     def decoded(self, test: str, path: str, level: str = "fail") -> Any:
-        """The JSON that answers `path`, or None where there is none."""
+        """The JSON that answers `path`, or NOTHING where there is none."""
         body = self.body(test, path, "json", level)
         if body is None:
-            return None
+            return NOTHING
         try:
             return loads(body)
         except ValueError as error:
             self.found(level, test, path, f"invalid JSON: {error}")
-            return None
+            return NOTHING
 
     def check_counts(
         self, test: str, path: str, table: str, *, per_request: int, updates: bool = False
@@ -232,7 +233,7 @@ def check_plaintext(run: Verification) -> None:
 def check_json(run: Verification) -> None:
     """An object whose message greets the world, made for each request."""
     value = run.decoded("json", "/json")
-    if value is None:
+    if value is NOTHING:
         return
     found = partial(run.found, test="json", path="/json")
     if not isinstance(value, dict):
@@ -249,7 +250,7 @@ def check_json(run: Verification) -> None:
 def check_db(run: Verification) -> None:
     """One row as an object, read by one query."""
     value = run.decoded("db", "/db")
-    if value is None:
+    if value is NOTHING:
         return
     count = len(run.problems)
     if isinstance(value, list) and value:
@@ -307,7 +308,7 @@ def check_lists(run: Verification, test: str, path: str, parameter: str) -> None
     for text, expected, level in COUNTS:
         asked = path if text is None else f"{path}?{parameter}={text}"
         value = run.decoded(test, asked, level)
-        if value is None:
+        if value is NOTHING:
             continue
         if not isinstance(value, list):
             run.found(level, test, asked, "the JSON is no array")

@@ -77,11 +77,28 @@ def ctl(server: Serving, *words: str) -> subprocess.CompletedProcess[str]:
 
 def l6(report: Report) -> None:
     """Workers are added and taken away: nothing is lost."""
+    again, dropped = handshakes_repeated(), packets_dropped()
     with Serving() as server:
         found = scale(server, 50 if report.full else 1, load_of(report))
+    report.count("handshakes that clients of this machine repeated, each after 1 s",
+                 handshakes_repeated() - again)
+    report.count("packets that its kernel had no room for", packets_dropped() - dropped)
     done = found.notes["workers"]
     report.require("as many as were asked for", done, done == "all", "all")
     judge(report, found, 0.1)
+
+
+def handshakes_repeated() -> int:
+    """SYNs that were sent again, in this network namespace, so far."""
+    lines = Path("/proc/net/netstat").read_text().splitlines()
+    names, numbers = (line.split() for line in lines[:2])
+    return int(numbers[names.index("TCPSynRetrans")])
+
+
+def packets_dropped() -> int:
+    """What came while net.core.netdev_max_backlog packets waited, whosever they were."""
+    lines = Path("/proc/net/softnet_stat").read_text().splitlines()
+    return sum(int(line.split()[1], 16) for line in lines)
 
 
 def l7(report: Report) -> None:
