@@ -245,7 +245,7 @@ def test_a_run_is_kept_as_a_line(tmp_path: Path) -> None:
     first, second = history.read(file)
     assert second["date"] == "2026-01-06"
     assert first["figures"]["json"]["fastserve"] == {
-        "cpu_us": 6, "to_floor": [2.0, 2.0], "to_uvicorn": [0.1, 0.2]}
+        "cpu_us": 6, "to_floor": [2.0, 2.0], "to_uvicorn-usual": [0.1, 0.2]}
     file.write_text("{}\noops\n")
     with pytest.raises(ValueError, match="line 2"):
         history.read(file)
