@@ -10,7 +10,8 @@
  * Of answers larger than the buffer the first piece is compared; the rest is counted and dropped
  * in the kernel, so that a slow client does not measure itself. A connection that the server
  * closes ends the run. The CPU clocks of the PIDs are read at the edges of the measured window,
- * which lasts at least until as many answers have come as are asked for at once.
+ * which lasts at least until twice as many answers have come as are asked for at once: those that
+ * lay ready at its beginning cost the server nothing within it.
  * Then what is under way is waited for: `total` are all answers to all requests that were sent.
  * One line of JSON comes out.
  */
@@ -279,7 +280,7 @@ int main(int argc, char **argv) {
 
     uint64_t before = answered, begin = now(CLOCK_MONOTONIC), own = now(CLOCK_PROCESS_CPUTIME_ID);
     uint64_t cpu = cpu_of(pids, argv + 9);
-    run_until(begin + (uint64_t)(atof(argv[8]) * 1e9), before + connections * depth);
+    run_until(begin + (uint64_t)(atof(argv[8]) * 1e9), before + 2 * connections * depth);
     cpu = cpu_of(pids, argv + 9) - cpu;
     uint64_t wall = now(CLOCK_MONOTONIC) - begin, inside = answered - before;
     own = now(CLOCK_PROCESS_CPUTIME_ID) - own;
