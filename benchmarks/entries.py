@@ -124,7 +124,7 @@ _ALL = (
             note="one process, one worker; no const routes: those are answered without Python;"
             " its published entry has /plaintext and /json alone"),
     _script("socketify", "socketify", "socketify_careful.py", "socketify",
-            note="polls between two event loops; its published entry has /plaintext and /json"
+            note=f"{_POLLS}; its published entry has /plaintext and /json"
             " alone"),
     _fastpysgi("fastpysgi", ", ASGI", "fastpysgi_run.py asgi_careful", _POLLS),
     _fastpysgi("fastpysgi-pipelined", ", ASGI, queries pipelined",

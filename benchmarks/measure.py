@@ -50,7 +50,7 @@ def costs(got: dict[str, Any]) -> dict[str, float]:
     return {
         "cpu_us": per_request,
         "user_us": user,
-        "system_us": per_request - user,
+        "system_us": max(0.0, per_request - user),
         "rps": got["answered"] / got["wall_ns"] * 1e9,
         "server_busy": got["cpu_ns"] / got["wall_ns"],
         "client_busy": got["client_cpu_ns"] / got["wall_ns"],

@@ -165,8 +165,9 @@ class After:
         number = signal.SIGKILL if self.error else signal.SIGTERM
         self.error = self.error or reason
         self.give_up_at_s = time.monotonic() + END_S
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, number)
+        if self.pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
 
     def outcome(self) -> Answer | None:
         """The answer to who asked for it."""
@@ -178,7 +179,9 @@ class After:
         """Who waits for it has, before it was ready."""
         status = self.waiter.status()
         if status is None:
-            self.error = self.error or "who waited for the new supervisor was killed"
+            self.error = self.error or (
+                "who waited for the new supervisor was killed" if self.pid
+                else "no process could be started for the new supervisor")
             self.end("")    # by KILL, before it can take our silence for our death
         else:
             self.error = self.error or f"the new supervisor {explain(status, '', False)}"
@@ -190,7 +193,7 @@ class Waiter:
     """A process of ours that waits for a child of its own, and writes down how that ended.
 
     number:  of this process
-    pid:     of its child
+    pid:     of its child; 0 where it could start none
     """
 
     def __init__(self, number: int, reading: int) -> None:
@@ -204,11 +207,7 @@ class Waiter:
         reading, writing = os.pipe()
         number = os.fork()
         if number == 0:
-            signal.set_wakeup_fd(-1)    # it is the parent's
-            pid = os.fork()
-            if pid == 0:
-                become()
-            _wait(pid, writing)
+            _wait(become, writing)
         os.close(writing)
         return cls(number, reading)
 
@@ -230,8 +229,12 @@ class Waiter:
         return int(_NUMBER.unpack(data)[0]) if len(data) == _NUMBER.size else None
 
 
-def _wait(pid: int, writing: int) -> NoReturn:
+def _wait(become: Callable[[], NoReturn], writing: int) -> NoReturn:
     try:
+        signal.set_wakeup_fd(-1)    # it is the parent's
+        pid = os.fork()
+        if pid == 0:
+            become()
         for number in (signal.SIGTERM, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
         for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGWINCH,

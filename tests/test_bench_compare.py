@@ -145,11 +145,17 @@ def test_a_latency_is_above_a_peers_only_outside_the_spread(
 
 
 def test_p999_of_few_requests_decides_nothing() -> None:
-    record = made({"db": {"fastserve": [50], "granian-rsgi": [60]}})
-    record["turns"][1]["paced"] = paced(900, requests=200)
+    record = made({"db": {"fastserve": [50, 50], "granian-rsgi": [60, 60]}})
+    for turn_ in record["turns"][2:]:
+        turn_["paced"] = paced(900, requests=200)
     verdict = bars(record, "db")["p99 and p99.9 at the equal rate not above any peer's"]
     assert verdict.result.endswith("too few requests for p99.9")
-    assert "200 requests: p99.9 is the slowest" in "\n".join(document(record))
+    assert "400 requests: p99.9 is the slowest" in "\n".join(document(record))
+
+
+def test_one_round_has_no_spread_to_judge_a_latency_by() -> None:
+    record = made({"db": {"fastserve": [50], "granian-rsgi": [60]}})
+    assert bars(record, "db")["p99 and p99.9 at the equal rate not above any peer's"].met is None
 
 
 def test_a_row_says_whether_it_is_the_usual_one() -> None:
@@ -239,7 +245,7 @@ def test_a_run_is_kept_as_a_line(tmp_path: Path) -> None:
     first, second = history.read(file)
     assert second["date"] == "2026-01-06"
     assert first["figures"]["json"]["fastserve"] == {
-        "cpu_us": 6, "to_floor": [2.0, 2.0], "to_uvicorn": [0.1, 0.2]}
+        "cpu_us": 6, "to_floor": [2.0, 2.0], "to_uvicorn-usual": [0.1, 0.2]}
     file.write_text("{}\noops\n")
     with pytest.raises(ValueError, match="line 2"):
         history.read(file)
@@ -430,12 +436,12 @@ def test_rows_that_pipeline_queries_are_compared_with_their_like() -> None:
     found = {bar: (verdict.met, verdict.result) for bar, verdict in bars(record, "db").items()}
     assert found["CPU at most 0.85 of uvicorn's with the same careful pool"] == (
         True, "0.71 (0.71-0.71)")
-    assert found["CPU at most 0.85 of uvicorn's with the same pool (queries pipelined)"] == (
+    assert found["Pipelined: CPU at most 0.85 of uvicorn's with the same pool"] == (
         False, "0.94 (0.94-0.94)")
-    assert found["CPU at most 0.6 of uvicorn's as usual (queries pipelined)"][0] is True
+    assert found["Pipelined: CPU at most 0.6 of uvicorn's as usual"][0] is True
     assert found["CPU below granian's with an equal pool"] == (
         True, "0.83 (0.83-0.83) of granian-rsgi")
-    assert found["CPU below granian's with an equal pool (queries pipelined)"] == (
+    assert found["Pipelined: CPU below granian's with an equal pool"] == (
         False, "1.03 (1.03-1.03) of granian-rsgi-pipelined")
     assert [kind_of(record, name) for name in record["entries"]] == [
         "careful", "pipelined", "careful", "pipelined", "usual", "careful", "pipelined"]

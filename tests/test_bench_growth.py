@@ -10,7 +10,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -196,8 +196,9 @@ def test_a_slope_is_the_median_of_the_rounds_and_above_the_floor_of_each_round()
         for x in (2, 10, 50)]
     axis = {"start": 0, "basis": {"2": 2, "10": 10, "50": 50}}
     figures = Figures(turns, "cpu_us")
-    assert figures.slope("ours", axis) == pytest.approx(Spread(3, 1, 10))
-    assert figures.slope("ours", axis, above=FLOOR) == pytest.approx(Spread(2, 0.5, 8))
+    assert astuple(figures.slope("ours", axis)) == pytest.approx((3, 1, 10))
+    assert astuple(figures.slope("ours", axis, above=FLOOR)) == pytest.approx((2, 0.5, 8))
+    assert astuple(figures.intercept("ours", axis)) == pytest.approx((4, 4, 4))
     assert figures.at("ours", 10) == Spread(34, 14, 104)
     assert figures.ratio("ours", 10) == pytest.approx(34 / 12)
     assert figures.last_step("ours", axis) == pytest.approx(3)

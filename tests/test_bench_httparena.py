@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import os
@@ -31,7 +32,7 @@ for name in ("brotli", "cachetools", "trustme"):
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.httparena import data, profiles, verify  # noqa: E402
+from benchmarks.httparena import cli, data, profiles, verify  # noqa: E402
 from benchmarks.httparena.wire import Connection, Target, ask, request  # noqa: E402
 
 FOLDER = ROOT / "benchmarks" / "httparena"
@@ -82,22 +83,26 @@ def served(
 # --- our entry -----------------------------------------------------------------------------
 
 
-def test_our_entry_breaks_no_rule(folder: Path, database: str, tmp_path: Path) -> None:
+def test_our_entry_breaks_no_rule(
+    folder: Path, database: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Every profile, and the noise; then the same by the command line."""
+    def asked(*arguments: str) -> int:
+        parser = argparse.ArgumentParser()
+        cli.add_arguments(parser)
+        return cli.run(parser.parse_args(arguments))
+
     with served(tmp_path, folder, "--database", database) as target:
         assert verify.verify(target) == []
         port, tls_port = str(target.port), str(target.tls_port)
-        done = subprocess.run(
-            command("--verify", port, "--tls-port", tls_port, "--profiles", "pipelined,json-tls"),
-            cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
-        assert (done.returncode, done.stderr) == (0, "")
-        assert done.stdout == (
-            "2 profiles: 0 failures; files were compared with themselves only (--data)\n")
-        done = subprocess.run(
-            command("--verify", tls_port, "--tls-port", port, "--profiles", "pipelined"),
-            cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
-        assert done.returncode == 1
-        assert done.stdout.startswith("pipelined: an answer to pipeline: ")
+        assert asked("--verify", port, "--tls-port", tls_port, "--data", str(folder),
+                     "--profiles", "pipelined,json-tls") == 0
+        assert capsys.readouterr().out == "2 profiles: 0 failures\n"
+        assert asked("--verify", tls_port, "--profiles", "pipelined") == 1
+        assert re.fullmatch(
+            r"pipelined: an answer to pipeline: .+\npipelined: answers come in order: .+\n"
+            r"1 profiles: 2 failures; files were compared with themselves only \(--data\)\n",
+            capsys.readouterr().out)
 
 
 def test_several_workers_share_what_they_keep(

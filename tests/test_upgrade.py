@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 import re
@@ -20,7 +21,7 @@ from upgraded_process import Address, flags, started
 
 from fastserve.listeners import Heritage
 from fastserve.orders import Orders
-from fastserve.upgrade import After, Before, Succession
+from fastserve.upgrade import After, Before, Succession, Waiter
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="slots are Linux's")
 
@@ -381,6 +382,28 @@ def test_whoever_waits_for_the_new_one_may_be_killed(server, code):
     until(lambda: not is_alive(new))
     assert server.status()["state"] == "serving"
     assert ask(Address(server.port))[0] == 200
+
+
+def test_where_no_process_can_be_started_the_upgrade_fails(monkeypatch):
+    """Who was to wait for it ends without a word; nobody else is touched."""
+    parent, fork = os.getpid(), os.fork
+
+    def fork_once():
+        if os.getpid() != parent:
+            raise OSError(errno.EAGAIN, "no more processes")
+        return fork()
+
+    monkeypatch.setattr(os, "fork", fork_once)
+    before = len(os.listdir("/proc/self/fd"))
+    waiter = Waiter.start(lambda: os._exit(9))
+    ours, theirs = Orders.pair()
+    after = After(waiter, ours, 1.0)
+    os.waitpid(waiter.number, 0)
+    after.ended()
+    theirs.close()
+    assert (waiter.pid, after.over) == (0, True)
+    assert after.error == "no process could be started for the new supervisor"
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_only_one_of_two_supervisors_steers():

@@ -98,21 +98,31 @@ def trends(lines: Sequence[tuple[str, Sequence[tuple[str, Figure]]]], scale: str
     """The ratio of fastserve over the runs; `lines` are (test, trend) pairs."""
     dates = sorted({date for _, trend in lines for date, _ in trend})
     with _figure(10, "", axis_grid="y") as (axis, out):
-        for index, (test, trend) in enumerate(lines):
+        for index, (_, trend) in enumerate(lines):
             where = [dates.index(date) for date, _ in trend]
             color = LINES[index % len(LINES)]
             axis.plot(where, [found.median for _, found in trend], "o-", color=color,
                       markersize=4, linewidth=1.5)
             axis.fill_between(where, [found.low for _, found in trend],
                               [found.high for _, found in trend], color=color, alpha=0.10)
-            axis.annotate(test, (where[-1], trend[-1][1].median), xytext=(8, 0), va="center",
-                          textcoords="offset points", color=color, fontsize=8.5)
         shown = range(0, len(dates), max(1, len(dates) // 8))
         axis.set_xticks(list(shown), [dates[index][:10] for index in shown])
+        axis.margins(x=0.12)
         axis.set_ylim(bottom=0)
         axis.set_ylabel(f"fastserve's CPU, as a multiple of {scale}'s")
-        axis.margins(x=0.12)
+        _label_ends(axis, [(test, len(dates) - 1, trend[-1][1].median) for test, trend in lines])
     return _svg(out, f"fastserve's CPU over the runs, as a multiple of {scale}'s")
+
+
+def _label_ends(axis: Any, ends: Sequence[tuple[str, int, float]]) -> None:
+    """Name each line behind its end, none upon another."""
+    gap = 0.05 * axis.get_ylim()[1]
+    last = -gap
+    for test, x, y in sorted(ends, key=lambda end: end[2]):
+        last = max(y, last + gap)
+        color = LINES[[name for name, _, _ in ends].index(test) % len(LINES)]
+        axis.annotate(test, (x, last), xytext=(8, 0), va="center", textcoords="offset points",
+                      color=color, fontsize=8.5)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from benchmarks.servers import FLOOR, REFERENCE, ROOT
 FILE = ROOT / "benchmarks" / "results" / "history.jsonl"
 LAST = 5    # runs that the last one is compared with
 WATCHED = (REFERENCE, PIPELINED)
-SCALES = {FLOOR: (FLOOR,), "uvicorn-careful": CAREFUL, "uvicorn": USUAL}
+SCALES = {FLOOR: (FLOOR,), "uvicorn-careful": CAREFUL, "uvicorn-usual": USUAL}
 
 Line = Mapping[str, Any]
 

@@ -44,6 +44,7 @@ td { text-align: right; white-space: nowrap; }
 th, td { padding: .34rem .5rem; border-bottom: 1px solid var(--line); vertical-align: top; }
 th:first-child, td:first-child, .text td, .text th, td.remark { text-align: left; }
 .text td { white-space: normal; }
+.text td:first-child { white-space: nowrap; }
 tr.ours td { background: var(--tint); }
 tr.ours td:first-child { color: var(--ours); font-weight: 600; }
 tr.floor td { color: var(--muted); font-style: italic; }

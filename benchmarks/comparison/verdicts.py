@@ -68,7 +68,7 @@ def _alike(record: Record, test: str, ours: str) -> list[str]:
 
 
 def _whose(ours: str, bar: str) -> str:
-    return bar if ours == REFERENCE else f"{bar} (queries pipelined)"
+    return bar if ours == REFERENCE else f"Pipelined: {bar}"
 
 
 def _costs(
@@ -115,8 +115,8 @@ def _latency(record: Record, test: str, ours: str, others: Sequence[str]) -> Ver
     told = {row.entry: row.latency[EQUAL] for row in rows(record, test) if EQUAL in row.latency}
     own = told.get(ours)
     table = {entry: latency for entry, latency in told.items() if entry in others}
-    if own is None or not table:
-        return Verdict(test, bar, None, "")
+    if own is None or not table or len(own.rate_per_s.values) < 2:
+        return Verdict(test, bar, None, "")  # nor has one round a spread
     judged = {"p99_us": "p99"}
     if all(latency.has_p999 for latency in (own, *table.values())):
         judged["p999_us"] = "p99.9"

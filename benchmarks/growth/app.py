@@ -23,18 +23,18 @@ calls = 0
 
 
 @app.get("/last")
-def last(request: Request):
+def last(request: Request) -> str:
     """One field is looked up; the others only had to be parsed."""
     return request.headers["x-last"]
 
 
 @app.get("/plaintext")
-def plaintext():
+def plaintext() -> str:
     return "Hello, World!"
 
 
 @app.get("/bytes/{size:int}")
-def whole_body(size: int):
+def whole_body(size: int) -> bytes:
     """A body that the application already holds, as one from a cache of its own."""
     body = bodies.get(size)
     if body is None:
@@ -43,7 +43,7 @@ def whole_body(size: int):
 
 
 @app.get("/stream/{size:int}")
-async def streamed_body(size: int):
+async def streamed_body(size: int) -> StreamingResponse:
     async def pieces() -> AsyncIterator[bytes]:
         left = size
         while left >= len(PIECE):
@@ -56,17 +56,17 @@ async def streamed_body(size: int):
 
 
 @app.get("/file/{size:int}")
-def file_body(size: int):
+def file_body(size: int) -> FileResponse:
     return FileResponse(os.path.join(FILES, str(size)))
 
 
 @app.post("/whole", max_body_bytes=LARGEST)
-async def whole(request: Request):
+async def whole(request: Request) -> str:
     return str(len(await request.body()))
 
 
 @app.post("/pieces")
-async def pieces(request: Request):
+async def pieces(request: Request) -> str:
     size = 0
     async for piece in request.stream(max_bytes=LARGEST):
         size += len(piece)
@@ -74,19 +74,19 @@ async def pieces(request: Request):
 
 
 @app.get("/counted")
-def counted():
+def counted() -> str:
     global calls  # noqa: PLW0603 - the counter is what the route is for
     calls += 1
     return "Hello, World!"
 
 
 @app.get("/counted-async")
-async def counted_async():
+async def counted_async() -> str:
     return counted()
 
 
 @app.get("/calls")
-def number_of_calls():
+def number_of_calls() -> str:
     return str(calls)
 
 

@@ -52,7 +52,8 @@ def _setting(record: dict[str, Any]) -> list[str]:
         " greatest), and behind x the median of the ratios to the C floor of the same round. The"
         " floor gets the same requests and sends the same bytes, and does nothing else. A slope is"
         " fitted in each round; \"above the floor\" fits the differences to it; \"last step\" is"
-        " between the last two points alone.",
+        " between the last two points alone; the intercept is the fit without any step: no field,"
+        " no body, one route or connection, a batch without end.",
     ]
     if record["quick"]:
         lines += ["", "**A quick run: that it works is all that it shows.**"]
@@ -81,15 +82,16 @@ def _slopes(axis: dict[str, Any], figures: Figures) -> list[str]:
     rate = axis["metric"] == "rps"
     unit, scale = ("requests/s", 1) if rate else ("ns", 1000)
     start = f", from {axis['start']:,} on" if axis["start"] else ""
-    lines = [f"| {unit} per {axis['step']}{start} | slope | above the floor | last step |",
-             "|---|--:|--:|--:|"]
+    lines = [f"| {unit} per {axis['step']}{start} | slope | above the floor | last step "
+             "| intercept |", "|---|--:|--:|--:|--:|"]
     titles = {**axis["series"], FLOOR: "C floor"}
     for name, title in titles.items():
         slope = figures.slope(name, axis)
         above = figures.slope(name, axis, above=FLOOR) if name != FLOOR and not rate else None
         last = figures.last_step(name, axis)
         lines.append(f"| {title} | {_cell(slope, scale)} | {_cell(above, scale)} "
-                     f"| {number(last * scale) if last is not None else '-'} |")
+                     f"| {number(last * scale) if last is not None else '-'} "
+                     f"| {_cell(figures.intercept(name, axis), scale)} |")
     return lines
 
 

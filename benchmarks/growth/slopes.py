@@ -69,16 +69,28 @@ class Figures:
         axis:   {"start": least point of the fit, "basis": {str(point): its place}}
         above:  another series that is taken off, in the same round
         """
-        slopes = []
+        slopes = [slope for _, slope in self._fits(series, axis, above)]
+        return Spread.of(slopes) if slopes else None
+
+    def intercept(self, series: str, axis: dict[str, Any]) -> Spread | None:
+        """Where the lines of slope() begin: the figure where the basis is 0."""
+        intercepts = [intercept for intercept, _ in self._fits(series, axis, "")]
+        return Spread.of(intercepts) if intercepts else None
+
+    def _fits(
+        self, series: str, axis: dict[str, Any], above: str
+    ) -> list[tuple[float, float]]:
+        """Intercept and slope of each round that has two points or more."""
+        fits = []
         floors = self._values.get(above, {})
         for number, points in self._values.get(series, {}).items():
             base = floors.get(number, {}) if above else dict.fromkeys(points, 0.0)
             usable = [x for x in points if x in base and x >= axis["start"]]
-            if len(usable) < 2:
-                continue
-            slopes.append(least_squares(
-                [axis["basis"][str(x)] for x in usable], [points[x] - base[x] for x in usable])[1])
-        return Spread.of(slopes) if slopes else None
+            if len(usable) > 1:
+                fits.append(least_squares(
+                    [axis["basis"][str(x)] for x in usable],
+                    [points[x] - base[x] for x in usable]))
+        return fits
 
     def last_step(self, series: str, axis: dict[str, Any]) -> float | None:
         """The slope between the last two points alone, of medians: a bend shows against slope()."""
@@ -87,7 +99,7 @@ class Figures:
             return None
         (before, low), (last, high) = known[-2:]
         basis = axis["basis"]
-        return (high - low) / (basis[str(last)] - basis[str(before)])
+        return (high - low) / float(basis[str(last)] - basis[str(before)])
 
     def _floor(self, number: int, x: int) -> float:
         return self._values.get(FLOOR, {}).get(number, {}).get(x, 0.0)
