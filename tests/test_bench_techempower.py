@@ -466,10 +466,14 @@ def test_a_database_that_does_not_answer_can_be_interrupted() -> None:
         process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks", "techempower", "--database", url], cwd=ROOT,
             stderr=subprocess.PIPE)
-        connection, _ = silent.accept()
-        with connection:
-            process.send_signal(signal.SIGINT)
-            _, said = process.communicate(timeout=STOP_S)
+        try:
+            connection, _ = silent.accept()
+            with connection:
+                process.send_signal(signal.SIGINT)
+                _, said = process.communicate(timeout=STOP_S)
+        finally:
+            process.kill()
+            process.communicate()
     assert (process.returncode, said) == (128 + signal.SIGINT, b"")
 
 

@@ -12,10 +12,12 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parent.parent
@@ -53,8 +55,7 @@ def serve(served: Served) -> int:
     _check_packages(served.app)
     relay = Relay()
     with relay.listening(), _database(served.database) as url:
-        with relay.interruptible():
-            _make_tables(url)
+        _make_tables(url, relay)
         if served.database is None:
             print(f"database: {url}", file=sys.stderr, flush=True)
         return relay.run(
@@ -65,15 +66,15 @@ def serve(served: Served) -> int:
 class Relay:
     """Passes the signals that stop a server on to it.
 
-    One that comes earlier ends all when the step under way is done: what a handler of signals
-    raises is lost where Python runs hooks of its own, such as those around each fork. Only within
-    `interruptible()`, where nothing forks, is it raised at once.
+    One that comes earlier ends all when the step under way is done. Nothing is raised where it
+    comes: that would be lost where Python or a driver runs hooks of its own, such as those around
+    each fork. What `complete()` runs is cancelled instead.
     """
 
     def __init__(self) -> None:
         self.process: subprocess.Popen[bytes] | None = None
         self._told: int | None = None
-        self._raises = False
+        self._cancel: Callable[[], object] | None = None
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
@@ -89,15 +90,23 @@ class Relay:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    @contextlib.contextmanager
-    def interruptible(self) -> Iterator[None]:
-        """A step that takes as long as somebody else likes."""
-        self._raises = True
+    def complete(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run what may take as long as somebody else likes; raises SystemExit for a signal."""
+        async def cancellable() -> None:
+            task = asyncio.current_task()
+            assert task is not None
+            self._cancel = partial(asyncio.get_running_loop().call_soon_threadsafe, task.cancel)
+            if self._told is None:
+                await work
+
         try:
+            asyncio.run(cancellable())
+        except asyncio.CancelledError:
             self.check()
-            yield
+            raise
         finally:
-            self._raises = False
+            self._cancel = None
+            work.close()
         self.check()
 
     def run(self, command: list[str], environment: dict[str, str]) -> int:
@@ -121,8 +130,9 @@ class Relay:
         self._told = number
         if self.process is not None:
             self.process.send_signal(number)
-        elif self._raises:
-            self.check()
+        elif self._cancel is not None:
+            with contextlib.suppress(RuntimeError):     # its loop has just ended
+                self._cancel()
 
 
 def end_with_parent() -> None:
@@ -154,13 +164,13 @@ def _database(url: str | None) -> Iterator[str]:
         database.stop()
 
 
-def _make_tables(url: str) -> None:
+def _make_tables(url: str, relay: Relay) -> None:
     import asyncpg
 
     from benchmarks.techempower import tables
 
     try:
-        asyncio.run(tables.create(url))
+        relay.complete(tables.create(url))
     except (OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         raise Refused(f"--database {without_password(url)}: {reason(error)}") from error
 
