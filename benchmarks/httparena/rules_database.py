@@ -114,7 +114,8 @@ def _range(report: Report, query: dict[str, int], least: int, most: int, count: 
     path = f"/async-db?{urlencode(query)}" if query else "/async-db"
     value = report.as_json(ask(report.target, request(path)), f"GET {path}")
     items = value.get("items")
-    if not report.check(isinstance(items, list), f"GET {path}", "no list of items"):
+    if not isinstance(items, list):
+        report.fail(f"GET {path}", "no list of items")
         return
     report.same((value.get("count"), len(items)), (count, count), f"GET {path}", "count and items")
     wrong = [item for item in items if not _is_item(item) or not least <= item["price"] <= most]

@@ -70,7 +70,8 @@ def _items(
     answer = ask(report.target, request(f"/json/{count}?m={factor}", headers=headers), encrypted)
     value = report.as_json(answer, what)
     items = value.get("items")
-    if not report.check(isinstance(items, list), what, "no list of items"):
+    if not isinstance(items, list):
+        report.fail(what, "no list of items")
         return answer.coding
     report.same((value.get("count"), len(items)), (count, count), what, "count and items")
     wrong = [item for item in items if not _is_right(item, factor)]
