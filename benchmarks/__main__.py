@@ -1,4 +1,4 @@
-"""The command line: run, peers, report, callgrind, static, upload, observing, workers."""
+"""The command line of the benches: `python -m benchmarks --help` lists them."""
 
 import argparse
 import sys
@@ -85,6 +85,38 @@ def _parser() -> argparse.ArgumentParser:
     several.add_argument(
         "--cache", type=Path, default=DEFAULT_CACHE, help="where programs live (%(default)s)")
     add_workers_arguments(several)
+    from benchmarks.techempower import cli as techempower
+
+    techempower.add_arguments(commands.add_parser(
+        "techempower", help="serve the tests of the TechEmpower suite"))
+    techempower.add_verify_arguments(commands.add_parser(
+        "verify", help="check a server by the rules of that suite"))
+    from benchmarks.httparena import cli as httparena
+
+    httparena.add_arguments(commands.add_parser(
+        "httparena", help="serve HttpArena's profiles, or check a server by its rules"))
+    from benchmarks.growth.run import add_arguments as add_growth_arguments
+
+    growth = commands.add_parser("growth", help="cost against routes, fields, bodies, ...; plots")
+    growth.add_argument(
+        "--cache", type=Path, default=DEFAULT_CACHE, help="where programs live (%(default)s)")
+    add_growth_arguments(growth)
+    from benchmarks.million import add_arguments as add_million_arguments
+
+    million = commands.add_parser("million", help="a million requests a second of one worker?")
+    million.add_argument(
+        "--cache", type=Path, default=DEFAULT_CACHE, help="where programs live (%(default)s)")
+    add_million_arguments(million)
+    from benchmarks import compare
+
+    beside = commands.add_parser("compare", help="the suite's tests on fastserve and its peers")
+    beside.add_argument(
+        "--cache", type=Path, default=DEFAULT_CACHE, help="where environments live (%(default)s)")
+    beside.add_argument(
+        "--python", help="the Python of the peers and of fastserve (default: this one)")
+    compare.add_arguments(beside, LOCAL)
+    compare.add_history_arguments(
+        commands.add_parser("history", help="earlier comparisons, and what became worse"))
     observing = commands.add_parser("observing", help="what counters and access logs cost")
     observing.add_argument("--case", choices=list(CASES), default="plaintext")
     observing.add_argument("--rounds", type=int, default=41)
@@ -140,6 +172,11 @@ def _report(options: argparse.Namespace) -> int:
     from benchmarks.report import write_report
 
     record = json.loads(options.input.read_text())
+    if record.get("kind") == "compare":
+        from benchmarks.compare import report
+
+        report(record, options.input)
+        return 0
     print(write_report(record, options.markdown or options.input.with_suffix(".md")))
     if not options.no_plot:
         from benchmarks.plot import draw
@@ -164,6 +201,18 @@ def _upload(options: argparse.Namespace) -> int:
     return upload(options)
 
 
+def _compare(options: argparse.Namespace) -> int:
+    from benchmarks.compare import compare
+
+    return compare(options)
+
+
+def _history(options: argparse.Namespace) -> int:
+    from benchmarks.compare import show_history
+
+    return show_history(options)
+
+
 def _workers(options: argparse.Namespace) -> int:
     from benchmarks.workers import measure
 
@@ -176,11 +225,43 @@ def _observing(options: argparse.Namespace) -> int:
     return measure(options)
 
 
+def _techempower(options: argparse.Namespace) -> int:
+    from benchmarks.techempower.cli import serve
+
+    return serve(options)
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from benchmarks.techempower.cli import verify
+
+    return verify(options)
+
+
+def _httparena(options: argparse.Namespace) -> int:
+    from benchmarks.httparena.cli import run
+
+    return run(options)
+
+
+def _growth(options: argparse.Namespace) -> int:
+    from benchmarks.growth.run import measure
+
+    return measure(options, options.cache)
+
+
+def _million(options: argparse.Namespace) -> int:
+    from benchmarks.million import measure
+
+    return measure(options, options.cache)
+
+
 def main() -> int:
     options = _parser().parse_args()
     actions = {"run": _run, "peers": _peers, "report": _report, "callgrind": _callgrind,
                "static": _static, "upload": _upload, "observing": _observing,
-               "workers": _workers}
+               "workers": _workers, "techempower": _techempower, "verify": _verify,
+               "httparena": _httparena, "growth": _growth, "million": _million,
+               "compare": _compare, "history": _history}
     return actions[options.action](options)
 
 

@@ -52,7 +52,7 @@ DOCUMENT = _one_kib_document()
 GREETING = {"message": "Hello, World!"}
 
 
-def _request(line: str, head: tuple[str, ...], body: bytes = b"") -> bytes:
+def request(line: str, head: tuple[str, ...], body: bytes = b"") -> bytes:
     if body:
         head = (*head, "Content-Type: application/json", f"Content-Length: {len(body)}")
     return "\r\n".join((f"{line} HTTP/1.1", *head, "", "")).encode() + body
@@ -79,9 +79,9 @@ class Case:
 
 
 TEXT = "Hello, World!"
-_plain = _request("GET /plaintext", PLAIN_HEAD)
-_plain_async = _request("GET /plaintext-async", PLAIN_HEAD)
-_closing = _request("GET /plaintext", (*PLAIN_HEAD[:2], "Connection: close"))
+_plain = request("GET /plaintext", PLAIN_HEAD)
+_plain_async = request("GET /plaintext-async", PLAIN_HEAD)
+_closing = request("GET /plaintext", (*PLAIN_HEAD[:2], "Connection: close"))
 _user = {"id": 12345, "page": "2", "sort": "name"}
 
 # In the order in which they are reported: pipelined figures never first.
@@ -90,23 +90,23 @@ CASES: dict[str, Case] = {
     for case in (
         Case("plaintext", "Plain text, sync handler", _plain, TEXT),
         Case("plaintext-async", "Plain text, async handler", _plain_async, TEXT),
-        Case("json", "JSON, async handler", _request("GET /json", PLAIN_HEAD), GREETING),
+        Case("json", "JSON, async handler", request("GET /json", PLAIN_HEAD), GREETING),
         Case(
             "params",
             "Browser-like request, a path parameter and two query values read, async handler",
-            _request("GET /users/12345?page=2&sort=name", BROWSER_HEAD),
+            request("GET /users/12345?page=2&sort=name", BROWSER_HEAD),
             _user,
         ),
         Case(
             "browser",
             "Browser-like request to plain text, sync handler",
-            _request("GET /plaintext", BROWSER_HEAD),
+            request("GET /plaintext", BROWSER_HEAD),
             TEXT,
         ),
         Case(
             "post-json",
             "POST of 1 KiB of JSON, parsed and answered, async handler",
-            _request("POST /echo-json", PLAIN_HEAD, _compact(DOCUMENT)),
+            request("POST /echo-json", PLAIN_HEAD, _compact(DOCUMENT)),
             DOCUMENT,
         ),
         Case(

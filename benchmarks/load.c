@@ -8,27 +8,14 @@
  *     Open all, one request each, say "ready", hold them until standard input ends.
  *
  * The first answer is parsed (200, exactly one Content-Length, or 304 and none); its length and body
- * are what every later answer must have, bodies that come in pieces by their length alone. The CPU clocks of the PIDs are read here, at the very edges of the
- * measured window, so that a late scheduled harness cannot shift them. One line of JSON comes out.
+ * are what every later answer must have, bodies that come in pieces by their length alone. The CPU
+ * clocks of the PIDs are read here, at the very edges of the measured window, so that a late
+ * scheduled harness cannot shift them. One line of JSON comes out.
  */
-#define _GNU_SOURCE
-#include <errno.h>
-#include <fcntl.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
-#include <poll.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <strings.h>
-#include <sys/epoll.h>
-#include <sys/resource.h>
-#include <sys/socket.h>
-#include <time.h>
-#include <unistd.h>
+#define PROGRAM "load"
+#include "client.h"
 
-enum { BUFFER = 1 << 18, EVENTS = 256, MAX_PIDS = 256, SUB = 64, BUCKETS = 64 * SUB };
+#include <poll.h>
 
 typedef struct {
     int fd;
@@ -36,86 +23,11 @@ typedef struct {
     uint64_t sent; /* when they were asked for */
 } conn;
 
-typedef struct {
-    uint64_t total_ns, user_ticks, system_ticks;
-} cpu;
-
-static struct sockaddr_in address = {.sin_family = AF_INET};
-static char buffer[BUFFER], *batch, first[BUFFER];
+static char *batch, first[BUFFER];
 static size_t batch_size, request_size; /* one batch is DEPTH requests */
 static size_t answer_size, body_size, depth = 1;
-static uint64_t answered, errors, mismatched, histogram[BUCKETS];
+static uint64_t answered, errors, mismatched;
 static int keep, epoll;
-
-static void die(const char *what) {
-    fprintf(stderr, "load: %s: %s\n", what, errno ? strerror(errno) : "unexpected");
-    exit(1);
-}
-
-static uint64_t now(clockid_t clock) {
-    struct timespec t;
-    if (clock_gettime(clock, &t)) die("clock_gettime");
-    return t.tv_sec * 1000000000ull + t.tv_nsec;
-}
-
-/* ---- the server's CPU ------------------------------------------------------------------- */
-
-static cpu read_cpu(int count, char **pids) {
-    cpu sum = {0};
-    for (int i = 0; i < count; i++) {
-        clockid_t clock;
-        char path[64];
-        unsigned long user, system;
-        pid_t pid = atoi(pids[i]);
-        if (clock_getcpuclockid(pid, &clock)) die("the server is gone");
-        sum.total_ns += now(clock);
-        snprintf(path, sizeof path, "/proc/%d/stat", pid);
-        FILE *file = fopen(path, "r");
-        if (!file || !fgets(buffer, sizeof buffer, file)) die(path);
-        fclose(file);
-        char *fields = strrchr(buffer, ')'); /* the name before it may hold spaces */
-        if (!fields ||
-            sscanf(fields + 2, "%*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user,
-                   &system) != 2)
-            die(path);
-        sum.user_ticks += user;
-        sum.system_ticks += system;
-    }
-    return sum;
-}
-
-/* ---- latency: 64 steps per power of two, so 1.6 % exact ----------------------------------- */
-
-static void record(uint64_t ns) {
-    int shift = ns < SUB ? 0 : 63 - __builtin_clzll(ns) - 6;
-    histogram[ns < SUB ? ns : shift * SUB + (ns >> shift)]++;
-}
-
-static double percentile(double share) {
-    uint64_t total = 0, seen = 0;
-    for (int i = 0; i < BUCKETS; i++) total += histogram[i];
-    for (int i = 0; i < BUCKETS; i++) {
-        seen += histogram[i];
-        if (total && seen >= share * total) {
-            int shift = i < 2 * SUB ? 0 : i / SUB - 1;
-            return (double)((uint64_t)(i - shift * SUB) << shift) / 1000;
-        }
-    }
-    return 0;
-}
-
-/* ---- connections -------------------------------------------------------------------------- */
-
-static int open_connection(void) {
-    int one = 1, fd = socket(AF_INET, SOCK_STREAM, 0);
-    if (fd < 0) die("socket");
-    if (connect(fd, (void *)&address, sizeof address)) {
-        close(fd);
-        return -1;
-    }
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-    return fd;
-}
 
 static void ask(conn *c, uint64_t at) {
     c->got = 0;
@@ -236,23 +148,14 @@ static void hold(int count) {
 int main(int argc, char **argv) {
     int idle = argc > 1 && !strcmp(argv[1], "idle");
     if (argc < (idle ? 5 : 9)) return fprintf(stderr, "see the head of load.c\n"), 2;
-    struct rlimit files;
-    getrlimit(RLIMIT_NOFILE, &files);
-    files.rlim_cur = files.rlim_max;
-    setrlimit(RLIMIT_NOFILE, &files);
+    open_many_files();
 
     keep = !!strcmp(argv[1], "new");
-    address.sin_port = htons(atoi(argv[2]));
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    FILE *file = fopen(argv[3], "rb");
-    if (!file) die(argv[3]);
-    request_size = fread(buffer, 1, sizeof buffer, file);
-    fclose(file);
+    aim(argv[2]);
     int count = atoi(argv[4]);
     depth = idle ? 1 : strtoul(argv[5], NULL, 10);
+    batch = load_batch(argv[3], depth, &request_size);
     batch_size = request_size * depth;
-    batch = malloc(batch_size);
-    for (size_t i = 0; i < depth; i++) memcpy(batch + i * request_size, buffer, request_size);
     learn();
     if (depth > 1 && depth * answer_size > sizeof buffer) die("answers too long for the buffer");
     if (idle) return hold(count), 0;

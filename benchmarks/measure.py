@@ -32,6 +32,31 @@ class Settings:
     client_core: int = 1
 
 
+def program(server: Server, python: str, port: int) -> list[str]:
+    """The command that starts a server with its interpreter."""
+    first, *rest = (part.format(port=port, peers=PEERS) for part in server.command.split())
+    if first.startswith("bin/"):
+        # Through its Python: a script's first line breaks when the path is long.
+        return [python, str(Path(python).parent / first.removeprefix("bin/")), *rest]
+    return [python, first, *rest]
+
+
+def costs(got: dict[str, Any]) -> dict[str, float]:
+    """Per request, from what a client counted; something must have been answered."""
+    # Ticks are coarse: they only split the exact total into user and system.
+    ticks = got["user_ticks"] + got["system_ticks"]
+    per_request = got["cpu_ns"] / got["answered"] / 1000
+    user = per_request * got["user_ticks"] / ticks if ticks else 0.0
+    return {
+        "cpu_us": per_request,
+        "user_us": user,
+        "system_us": max(0.0, per_request - user),
+        "rps": got["answered"] / got["wall_ns"] * 1e9,
+        "server_busy": got["cpu_ns"] / got["wall_ns"],
+        "client_busy": got["client_cpu_ns"] / got["wall_ns"],
+    }
+
+
 class Bench:
     """Starts servers and measures them; remembers the bytes that the floor has to send."""
 
@@ -48,12 +73,7 @@ class Bench:
             response.write_bytes(self.responses[case.name])
             mode = "keep" if case.mode == "keep" else "close"
             return [self.floor, str(port), str(response), str(len(case.request)), mode]
-        python = self.venvs.interpreter(server)
-        first, *rest = (part.format(port=port, peers=PEERS) for part in server.command.split())
-        if first.startswith("bin/"):
-            # Through its Python: a script's first line breaks when the path is long.
-            return [python, str(Path(python).parent / first.removeprefix("bin/")), *rest]
-        return [python, first, *rest]
+        return program(server, self.venvs.interpreter(server), port)
 
     def turn(self, server: Server, case: Case) -> Turn:
         """Measure; the keys of what comes back depend on the kind of the case."""
@@ -97,19 +117,7 @@ class Bench:
             raise ServerFailed("answered nothing under load")
         if got["mismatched"]:
             raise ServerFailed(f"{got['mismatched']} answers were not like the first")
-        # Ticks are coarse: they only split the exact total into user and system.
-        ticks = got["user_ticks"] + got["system_ticks"]
-        per_request = got["cpu_ns"] / got["answered"] / 1000
-        user = per_request * got["user_ticks"] / ticks if ticks else 0.0
-        return {
-            **got,
-            "cpu_us": per_request,
-            "user_us": user,
-            "system_us": per_request - user,
-            "rps": got["answered"] / got["wall_ns"] * 1e9,
-            "server_busy": got["cpu_ns"] / got["wall_ns"],
-            "client_busy": got["client_cpu_ns"] / got["wall_ns"],
-        }
+        return {**got, **costs(got)}
 
     def _client(self, arguments: list[str], seconds: float) -> dict[str, Any]:
         done = subprocess.run(

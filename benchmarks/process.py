@@ -8,6 +8,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -57,12 +58,22 @@ def _exit(code: int) -> str:
 
 
 class Running:
-    """A started server; a context manager that stops it and all its children."""
+    """A started server; a context manager that stops it and all its children.
 
-    def __init__(self, command: list[str], port: int, core: int) -> None:
+    variables: of its environment, above those of this process
+    """
+
+    def __init__(
+        self,
+        command: list[str],
+        port: int,
+        core: int,
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
         self.port = port
         self.log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop()
         environment = {**os.environ, "PYTHONPATH": str(PEERS), "PYTHONUNBUFFERED": "1"}
+        environment.update(variables or {})
 
         def prepare() -> None:
             os.sched_setaffinity(0, {core})
@@ -93,17 +104,28 @@ class Running:
 
     def wait_ready(self, case: Case, timeout: float = 20, pause: float = 0.01) -> Answer:
         """The first answer to the case's request, checked."""
+        return self.wait_answer(
+            case.request, lambda answer: answer.check(case.expect), timeout, pause)
+
+    def wait_answer(
+        self,
+        request: bytes,
+        check: Callable[[Answer], None],
+        timeout: float = 20,
+        pause: float = 0.01,
+    ) -> Answer:
+        """The first answer to the request, once the server takes connections; `check` judges it."""
         while True:
             if self.process.poll() is not None:
                 raise ServerFailed("did not come up")
             try:
-                answer = ask(self.port, case.request)
+                answer = ask(self.port, request)
             except OSError as error:
                 if time.monotonic() - self.started > timeout:
                     raise ServerFailed(f"no answer in {timeout:.0f} s ({error})") from error
                 time.sleep(pause)
             else:
-                answer.check(case.expect)
+                check(answer)
                 return answer
 
     def pids(self) -> list[int]:

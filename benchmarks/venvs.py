@@ -1,12 +1,14 @@
 """Cached virtual environments: one for each peer, made once, for each Python."""
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from benchmarks.servers import REFERENCE, ROOT, Server
@@ -69,20 +71,31 @@ class Venvs:
             return sys.executable
         python = str(self.path(server) / "bin" / "python")
         if upgrade or not self.is_installed(server):
-            self._install(server, python)
+            with self._alone(server):
+                if upgrade or not self.is_installed(server):
+                    self._install(server, python)
         return python
 
+    @contextlib.contextmanager
+    def _alone(self, server: Server) -> Iterator[None]:
+        """No other bench makes this environment meanwhile."""
+        path = self.path(server)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path.with_name(f".{path.name}.lock"), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
     def _needs_venv(self, server: Server) -> bool:
-        return bool(server.command) and (server.name != REFERENCE or self.python is not None)
+        return bool(server.command) and (server.package != REFERENCE or self.python is not None)
 
     def _wanted(self, server: Server) -> list[str]:
-        return ["-e", str(ROOT)] if server.name == REFERENCE else list(server.requires)
+        own = ["-e", str(ROOT)] if server.package == REFERENCE else []
+        return [*own, *server.requires]
 
     def _install(self, server: Server, python: str) -> None:
         path = self.path(server)
         self.say(f"installing {', '.join(self._wanted(server))} into {path}")
         shutil.rmtree(path, ignore_errors=True)
-        path.parent.mkdir(parents=True, exist_ok=True)
         pip = [python, "-m", "pip", "install", "--disable-pip-version-check", "-q"]
         for step in ([self.base(server), "-m", "venv", str(path)], [*pip, *self._wanted(server)]):
             done = subprocess.run(step, capture_output=True, text=True, check=False, cwd="/")

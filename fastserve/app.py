@@ -102,6 +102,7 @@ class App:
         """Register a handler for these methods; `["*"]` is any method token.
 
         options:  max_body_bytes=, handler_timeout_s= (0: none), decompress_requests=,
+                  compress_responses=,
                   cancel_on_disconnect= (default: a GET or HEAD is, any other runs to its end)
         """
         add = self._router.route(path, methods=methods, name=name, **options)
@@ -171,6 +172,8 @@ class App:
         hidden=         serve names that begin with a dot, too, False
         symlinks=       follow links that stay inside of the directory, True
         headers=        added to every file
+        keep_bytes=     files up to this size stay in memory for a second, 131072 at most and
+                        unless said otherwise; 0: each request reads the file
         Raises RouteError for a directory that cannot be served or an option that cannot be.
         """
         from fastserve.files import StaticFiles, StaticOptions
@@ -216,13 +219,15 @@ class App:
         route = route.with_converters(
             converter_overrides(route.label, route.endpoint, route.pattern.params))
         params = {name: kind or "str" for name, kind in route.pattern.params.items()}
+        options = {name: value for name, value in route.options.items()
+                   if name != "compress_responses"}     # that one is a layer around the plan
         return route, bind(
             route.label,
             route.endpoint,
             params,
             pool=self.blocking_pool,
             route=route,
-            options=route.options,
+            options=options,
         )
 
     # --- middleware, exceptions, lifespan ------------------------------------------------
@@ -302,17 +307,18 @@ class App:
         health: Health | None = None,
         pages: Sequence[Page] = (),
         decompress_requests: bool = False,
+        compress_responses: bool = False,
     ) -> CompiledRouter:
         """Compile every route; the application cannot be changed from here on.
 
         health:               answers its paths where the application does not itself
         pages:                further paths that the server answers itself
-        decompress_requests:  for the routes that do not say it themselves
+        decompress_requests, compress_responses:  for the routes that do not say it themselves
         """
         self._frozen = True
-        pairs = self._plans
-        if self._layers:
-            pairs = [(route, self._surround(plan)) for route, plan in pairs]
+        pairs = [
+            (route, self._surround(plan, route.compress_responses, compress_responses))
+            for route, plan in self._plans]
         for route, plan in pairs:
             own = route.decompress_requests
             plan.decompress_requests = decompress_requests if own is None else own
@@ -341,7 +347,7 @@ class App:
 
         health_paths:  answer /-/live and /-/ready
         pages:         further paths that the server answers itself
-        settings:      those of forms and decompression, and keywords of the Engine: limits,
+        settings:      those of forms and of codings, and keywords of the Engine: limits,
                        http=, tasks=
         """
         from fastserve._speedups.protocol import (
@@ -357,7 +363,8 @@ class App:
         health = Health() if health_paths else None
         router = self.build_router(
             health=health, pages=pages,
-            decompress_requests=settings.pop("decompress_requests", False))
+            decompress_requests=settings.pop("decompress_requests", False),
+            compress_responses=settings.pop("compress_responses", False))
         engine = HttpEngine(
             loop, router, app=self, on_error=on_error or self.handle_error, **settings)
         if health is not None:
@@ -389,8 +396,15 @@ class App:
         return bool(self._layers or self._by_status or any(
             issubclass(HTTPError, handled) for handled in self._by_type))
 
-    def _surround(self, plan: Plan) -> Plan:
-        return surround(plan, self._layers, self._answer_inside) if self._layers else plan
+    def _surround(
+        self, plan: Plan, compress: bool | None = None, compress_all: bool = False
+    ) -> Plan:
+        layers = self._layers
+        if compress or (compress is None and compress_all):
+            from fastserve.compress import compressed  # few applications do
+
+            layers = [compressed, *layers]
+        return surround(plan, layers, self._answer_inside) if layers else plan
 
     @contextlib.asynccontextmanager
     async def lifespan_context(self) -> AsyncIterator[None]:

@@ -52,7 +52,10 @@ STREAMS = ("-", "stderr")
 EXPIRES_SOON_S = 14 * DAY_S
 LIBRARIES = ("uvloop", "httptools", "orjson")
 # setting -> (modules, extra, what it lacks without)
-EXTRAS = {"decompress_requests": (("brotli",), "compress", "br is answered 415")}
+EXTRAS = {
+    "decompress_requests": (("brotli",), "compress", "br is answered 415"),
+    "compress_responses": (("brotli",), "compress", "clients of br get gzip"),
+}
 
 AppCheck = Callable[[App, Config], Iterator[Finding]]
 

@@ -295,12 +295,17 @@ class Config:
         40, SERVER, whole(1, 10_000), "Threads for handlers marked @blocking.")
     decompress_requests: bool = _setting(
         False, SERVER, yes_or_no, "Decode request bodies sent with gzip, deflate, br or zstd.")
+    compress_responses: bool = _setting(
+        False, SERVER, yes_or_no, "Compress response bodies with zstd, br or gzip.")
     pid_file: str | None = _setting(
         None, SERVER, text, "Write the number of the process for signals here.", type=str,
         metavar="PATH")
 
     ssl_certfile: str | None = _setting(
         None, TLS, text, "Serve TLS with this certificate and its chain, PEM.", type=str)
+    plain_bind: tuple[str, ...] = _setting(
+        (), TLS, texts, "Further addresses, which speak plain HTTP; several are possible.",
+        metavar="HOST:PORT")
     ssl_keyfile: str | None = _setting(
         None, TLS, text, "Its key, PEM, where it is not in the same file.", type=str)
     ssl_keyfile_password: str | None = _setting(
@@ -503,7 +508,8 @@ class Config:
         if self.ssl_certfile is None:
             for setting in dataclasses.fields(self):
                 value = getattr(self, setting.name)
-                if setting.name.startswith("ssl_") and value != setting.default:
+                if (setting.name.startswith("ssl_") or setting.name == "plain_bind") \
+                        and value != setting.default:
                     shown = "..." if setting.metadata.get("secret") else repr(value)
                     raise ConfigError(
                         f"{setting.name}={shown} is for TLS, which needs ssl_certfile: give that")
@@ -567,7 +573,7 @@ class Config:
                 raise ConfigError(f"{name}={value!r}: there is no such setting.{hint}")
             if value is not None:
                 values[name] = value
-        for name in ("bind", "ssl_sni", "access_log_headers"):
+        for name in ("bind", "plain_bind", "ssl_sni", "access_log_headers"):
             if isinstance(values.get(name), str):
                 values[name] = (values[name],)
             elif name in values:
@@ -602,6 +608,7 @@ ENGINE_SETTINGS = (
     "max_form_field_bytes",
     "form_memory_bytes",
     "decompress_requests",
+    "compress_responses",
     "max_decompression_ratio",
     "max_pipelined",
     "when_full",

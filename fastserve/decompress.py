@@ -168,16 +168,17 @@ def codings() -> dict[str, Callable[[], Frame]]:
         "gzip": functools.partial(ZlibFrame, 31),
         "deflate": functools.partial(ZlibFrame, 15),
     }
-    brotli = _first_of("brotli")
+    brotli = first_of("brotli")
     if hasattr(getattr(brotli, "Decompressor", None), "can_accept_more_data"):
         known["br"] = functools.partial(BrotliFrame, brotli)    # 1.2: with a bound on the output
-    zstd = _first_of("compression.zstd", "backports.zstd")      # the former from Python 3.14 on
+    zstd = first_of("compression.zstd", "backports.zstd")      # the former from Python 3.14 on
     if zstd is not None:
         known["zstd"] = functools.partial(ZstdFrame, zstd)
     return known
 
 
-def _first_of(*names: str) -> Any:
+def first_of(*names: str) -> Any:
+    """The first of these modules that is installed, or None."""
     import importlib
 
     for name in names:

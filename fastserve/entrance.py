@@ -15,6 +15,7 @@ import asyncio
 import logging
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -72,14 +73,25 @@ class Entrance:
         self._second = 0.0
         self._lines = 0
 
-    @property
-    def has_work(self) -> bool:
-        """Whether connections need it; where not, the engine accepts them itself."""
-        return self.certificates is not None or self.rule is not None
+    def way_in(self, *, plain: bool = False) -> Callable[[socket.socket], None] | None:
+        """What takes the accepted sockets of a listener; None: the engine accepts them itself.
+
+        plain:  connections of this listener speak plain HTTP, whatever certificates there are
+        """
+        if plain or self.certificates is None:
+            return None if self.rule is None else self.accept_plain
+        return self.accept
 
     def accept(self, sock: socket.socket) -> None:
         """Take a connected, non-blocking socket, to give it to the engine or to close it."""
-        opening = Opening(self, sock)
+        self._take(sock, self.certificates)
+
+    def accept_plain(self, sock: socket.socket) -> None:
+        """The same for a connection that is not to be encrypted."""
+        self._take(sock, None)
+
+    def _take(self, sock: socket.socket, certificates: Certificates | None) -> None:
+        opening = Opening(self, sock, certificates)
         self.waiting[opening] = None
         self.engine.opening.add(opening)
         if len(self.waiting) > self.limit:
@@ -114,8 +126,11 @@ class Entrance:
 class Opening:
     """One connection on its way in."""
 
-    def __init__(self, entrance: Entrance, sock: socket.socket) -> None:
+    def __init__(
+        self, entrance: Entrance, sock: socket.socket, certificates: Certificates | None
+    ) -> None:
         self.entrance = entrance
+        self.certificates = certificates
         self.sock: Any = sock       # None once it is a transport's
         self.header = b""
         self.peer: Any = None
@@ -183,7 +198,7 @@ class Opening:
         """Go on to TLS, or to the engine."""
         self.stop_reading()
         entrance = self.entrance
-        if entrance.certificates is None:
+        if self.certificates is None:
             self.leave()
             try:
                 entrance.engine.adopt(
@@ -193,7 +208,7 @@ class Opening:
         elif self.header:
             self.drop("neither a PROXY header nor TLS")
         else:
-            self.task = entrance.loop.create_task(self.shake_hands(entrance.certificates, source))
+            self.task = entrance.loop.create_task(self.shake_hands(self.certificates, source))
             self.task.add_done_callback(self.opened)
 
     async def shake_hands(self, certificates: Certificates, source: Source) -> None:

@@ -10,8 +10,8 @@ How a path of a client becomes a file, in this order:
 4. What is not there is the fallback, for a client that asks for HTML, or a 404.
 
 What was found is believed for a second: numbers, rendered fields, and the content of small
-files. Files are opened and read on the loop only as long as that needs no disk; otherwise all
-of it happens again on a thread.
+files (`keep_bytes`). Files are opened and read on the loop only as long as that needs no disk;
+otherwise all of it happens again on a thread.
 """
 
 from __future__ import annotations
@@ -182,6 +182,7 @@ class StaticOptions:
     hidden: bool = False
     symlinks: bool = True
     headers: Pairs = ()
+    keep_bytes: int = KEPT_BYTES
 
     def __post_init__(self) -> None:
         """Raise ValueError or TypeError, naming the option, its value and the way out."""
@@ -191,6 +192,9 @@ class StaticOptions:
                 raise ValueError(f"{option}={name!r}: give the name of a file in the directory")
         if self.max_age_s is not None:
             _checked_age(self.max_age_s)
+        if type(self.keep_bytes) is not int or not 0 <= self.keep_bytes <= KEPT_BYTES:
+            raise ValueError(
+                f"keep_bytes={self.keep_bytes!r}: give a number of bytes up to {KEPT_BYTES}")
         if self.immutable is not None:
             try:
                 re.compile(self.immutable)
@@ -335,7 +339,7 @@ class StaticFiles:
         kind = media_type(name.decode("utf-8", "replace")).encode()
 
         def form(file: OpenFile, name: bytes, coding: bytes) -> Representation:
-            content = _read(file, cached) if file.size <= KEPT_BYTES else None
+            content = _read(file, cached) if file.size <= self.options.keep_bytes else None
             made = Representation(
                 file, kind, headers, name=name, coding=coding, content=content, now_s=time.time())
             file.release()

@@ -53,12 +53,14 @@ class Listener:
 
     label:  where it is, for people: http://127.0.0.1:8000, unix:/run/app.sock
     path:   the file of a unix socket that is ours to remove
+    plain:  it speaks plain HTTP, whatever certificates there are
     """
 
     socket: socket.socket
     label: str
     path: str | None = None
     identity: tuple[int, int] = field(default=(0, 0))   # device and inode of `path`
+    plain: bool = False
 
     @property
     def is_tcp(self) -> bool:
@@ -147,7 +149,8 @@ class Group:
         if self._grow is None:
             return self.listeners[0]
         while slot >= len(self.listeners):
-            self.listeners.append(Listener(self._grow(), self.listeners[0].label))
+            first = self.listeners[0]
+            self.listeners.append(Listener(self._grow(), first.label, plain=first.plain))
         return self.listeners[slot]
 
     def steer(self, slots: Sequence[int]) -> bool:
@@ -216,7 +219,11 @@ def parse_address(text: str) -> Address:
 
 
 def addresses(config: Config) -> list[Address]:
-    """Every address a Config asks for."""
+    """Every address a Config asks for, those of `plain_bind` last."""
+    return [*_main_addresses(config), *(parse_address(item) for item in config.plain_bind)]
+
+
+def _main_addresses(config: Config) -> list[Address]:
     if config.bind:
         return [parse_address(item) for item in config.bind]
     if config.uds is not None:
@@ -228,8 +235,8 @@ def addresses(config: Config) -> list[Address]:
 
 def names_an_address(config: Config) -> bool:
     """Whether somebody said where to listen."""
-    return config.bind != () or config.uds is not None or config.fd is not None \
-        or (config.host, config.port) != (DEFAULT_HOST, DEFAULT_PORT)
+    return config.bind != () or config.plain_bind != () or config.uds is not None \
+        or config.fd is not None or (config.host, config.port) != (DEFAULT_HOST, DEFAULT_PORT)
 
 
 def open_listeners(config: Config, heritage: Heritage | None = None) -> list[Listener]:
@@ -246,24 +253,32 @@ def open_groups(config: Config, heritage: Heritage | None = None) -> list[Group]
     if heritage.activated and not names_an_address(config):
         return _activated(heritage)
     wanted = addresses(config)
+    encrypted = len(wanted) - len(config.plain_bind)
     opened: list[Group] = []
     try:
-        for address in wanted:
-            if isinstance(address, Tcp):
-                opened += _open_tcp(
-                    address, config.backlog, _ipv6_only(address, wanted), heritage)
-            elif isinstance(address, Unix):
-                key = heritage.key(f"unix:{address.path}")
-                inherited = _inherited_unix(address.path, heritage.take(key))
-                opened.append(Group(key, [inherited or _open_unix(address.path, config)], None))
-            else:
-                key = heritage.key(f"fd://{address.number}")
-                opened.append(Group(key, [_adopt(address.number, heritage.take(key))], None))
+        for number, address in enumerate(wanted):
+            groups = _open_address(address, config, _ipv6_only(address, wanted), heritage)
+            opened += groups
+            for listener in (one for group in groups for one in group.listeners):
+                listener.plain = number >= encrypted
     except BaseException:
         for group in opened:
             group.close()
         raise
     return opened
+
+
+def _open_address(
+    address: Address, config: Config, ipv6_only: bool, heritage: Heritage
+) -> list[Group]:
+    if isinstance(address, Tcp):
+        return _open_tcp(address, config.backlog, ipv6_only, heritage)
+    if isinstance(address, Unix):
+        key = heritage.key(f"unix:{address.path}")
+        inherited = _inherited_unix(address.path, heritage.take(key))
+        return [Group(key, [inherited or _open_unix(address.path, config)], None)]
+    key = heritage.key(f"fd://{address.number}")
+    return [Group(key, [_adopt(address.number, heritage.take(key))], None)]
 
 
 # --- TCP ---------------------------------------------------------------------------------
@@ -278,8 +293,8 @@ def probe(address: Tcp, wanted: list[Address]) -> None:
         _bound(family, sockaddr, _ipv6_only(address, wanted), share=False).close()
 
 
-def _ipv6_only(address: Tcp, wanted: list[Address]) -> bool:
-    return any(
+def _ipv6_only(address: Address, wanted: list[Address]) -> bool:
+    return isinstance(address, Tcp) and any(
         isinstance(other, Tcp) and ":" not in other.host and other.port == address.port
         for other in wanted
     )

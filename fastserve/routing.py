@@ -48,7 +48,8 @@ STANDARD_METHODS = frozenset(
     ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT")
 )
 OPTIONS = (
-    "max_body_bytes", "handler_timeout_s", "cancel_on_disconnect", "decompress_requests")
+    "max_body_bytes", "handler_timeout_s", "cancel_on_disconnect", "decompress_requests",
+    "compress_responses")
 MAX_PARAMS = 16     # of the compiled router, like MAX_SEGMENTS and MAX_FLOAT_CHARS
 MAX_SEGMENTS = 64
 MAX_FLOAT_CHARS = 64
@@ -320,6 +321,11 @@ class Route:
         """Whether the Content-Encoding of a request is undone; None: as the server's setting."""
         return self.options.get("decompress_requests")
 
+    @property
+    def compress_responses(self) -> bool | None:
+        """Whether answers are compressed; None: as the server's setting."""
+        return self.options.get("compress_responses")
+
     def with_converters(self, converters: Mapping[str, str]) -> Route:
         """The route with converters for parameters that name none; itself when there are none."""
         if not converters:
@@ -361,6 +367,7 @@ class Router:
         methods:  any tokens, or ["*"] for every method that has no route of its own here
         name:     for url_for; the function's name when left out
         options:  max_body_bytes=, handler_timeout_s= (0: none), decompress_requests=,
+                  compress_responses=,
                   cancel_on_disconnect= (default: a GET or HEAD is, any other runs to its end)
         """
         if isinstance(path, str) and path and not path.startswith("/"):
@@ -558,7 +565,7 @@ def _checked_options(path: str, options: Mapping[str, Any]) -> dict[str, Any]:
             good = value is None or (
                 isinstance(value, (int, float)) and type(value) is not bool and 0 <= value < 1e9)
             wanted = "a number of seconds, 0 for no limit, or None for the server's limit"
-        elif option == "decompress_requests":
+        elif option in ("decompress_requests", "compress_responses"):
             good = value is None or isinstance(value, bool)
             wanted = "True or False, or None for the server's setting"
         else:

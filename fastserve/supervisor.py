@@ -390,10 +390,12 @@ class Supervisor:
                 for other in self.serving_slots():
                     if other is not slot and other.serves() and other.child is not None:
                         slot.cover = other.child
-                        sockets = [group.of(slot.index).socket for group in self.groups
-                                   if not group.shared]
-                        if sockets:
-                            other.child.orders.send({"order": "adopt", "slot": slot.index}, sockets)
+                        theirs = [group.of(slot.index) for group in self.groups
+                                  if not group.shared]
+                        if theirs:
+                            order = {"order": "adopt", "slot": slot.index,
+                                     "plain": [listener.plain for listener in theirs]}
+                            other.child.orders.send(order, [one.socket for one in theirs])
                         break
 
     def uncover(self, slot: Slot) -> None:

@@ -300,13 +300,13 @@ class Worker:
         gc.freeze()     # what start-up made stays: no collection need look at it again
         self._tick(loop, engine)
         for listener in self.listeners:
-            self._accept_from(listener.socket, engine, entrance)
+            self._accept_from(listener.socket, listener.plain, engine, entrance)
         self.started = True
         if self.deployment is not None:
             self.deployment.take_over()
-        where = ", ".join(listener.label for listener in self.listeners)
-        if self.certificates is not None:
-            where = where.replace("http://", "https://")
+        where = ", ".join(
+            listener.label if listener.plain or self.certificates is None
+            else listener.label.replace("http://", "https://") for listener in self.listeners)
         slot = "" if self.link is None else f", slot {self.link.slot}"
         logger.info("listening on %s (pid %d%s)", where, os.getpid(), slot)
         if self.link is not None:
@@ -314,11 +314,14 @@ class Worker:
         self.notifier.ready("serving")
 
     @staticmethod
-    def _accept_from(sock: socket.socket, engine: Engine, entrance: Entrance) -> None:
-        if entrance.has_work:
-            engine.listen_for(sock, entrance.accept)
-        else:
+    def _accept_from(
+        sock: socket.socket, plain: bool, engine: Engine, entrance: Entrance
+    ) -> None:
+        accept = entrance.way_in(plain=plain)
+        if accept is None:
             engine.listen(sock)
+        else:
+            engine.listen_for(sock, accept)
 
     def _obey(self, link: Link, engine: Engine, entrance: Entrance) -> None:
         """Read what the supervisor says; if it is gone, nobody needs us."""
@@ -342,13 +345,13 @@ class Worker:
                     engine.leave(listener.socket)
             elif order == "unpark" and not self.stopping.is_set():
                 for listener in self.listeners:
-                    self._accept_from(listener.socket, engine, entrance)
+                    self._accept_from(listener.socket, listener.plain, engine, entrance)
             elif order == "reopen":
                 self.reopen_logs()
             elif order == "adopt" and not self.stopping.is_set():
                 self.adopted[message["slot"]] = sockets
-                for sock in sockets:
-                    self._accept_from(sock, engine, entrance)
+                for sock, plain in zip(sockets, message["plain"], strict=True):
+                    self._accept_from(sock, plain, engine, entrance)
             elif order == "release":
                 for sock in self.adopted.pop(message["slot"], ()):
                     engine.leave(sock)

@@ -11,7 +11,7 @@ import gc
 import shutil
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 from zlib import crc32
@@ -81,6 +81,22 @@ def needs(request: pytest.FixtureRequest) -> Callable[[str], str]:
         return found
 
     return needs
+
+
+@pytest.fixture(scope="session")
+def postgres_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A PostgreSQL for the whole run, with the tables World and Fortune; skipped without one."""
+    from benchmarks.postgres import NoPostgres, Postgres
+    from benchmarks.techempower import tables
+
+    try:
+        with Postgres() as database:
+            asyncio.run(tables.create(database.url))
+            yield database.url
+    except NoPostgres as missing:
+        if request.config.getoption("--require-all"):
+            pytest.fail(str(missing))
+        pytest.skip(str(missing))
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -76,7 +76,7 @@ def serve_in_process(
     with log_path.open("wb") as log:
         process = subprocess.Popen(command, cwd=directory, env=environment, stderr=log)
     try:
-        url = wait_for(log_path, r"listening on (\S+) \(pid", process)[1]
+        url = wait_for(log_path, r"listening on ([^ ,]+)[^(]* \(pid", process)[1]
         yield ServerProcess(url, log_path, process)
         process.terminate()
         status = process.wait(STOP_S)

@@ -289,6 +289,7 @@ def test_a_setting_that_lacks_its_extra_is_found(made_up, monkeypatch):
     assert judged(check.extras, {}, made_up())[0] == OK
     level, text = judged(check.extras, {"decompress_requests": True}, made_up())
     assert (level, "fastserve[compress]" in text) == (WARN, True)
+    assert judged(check.extras, {"compress_responses": True}, made_up())[0] == WARN
 
 
 def test_what_is_there_for_comparison_is_found(made_up):

@@ -37,6 +37,7 @@ def test_a_config_cannot_be_changed():
         ("lingering_close_s", float("nan")),
         ("blocking_threads", 0), ("fd", -1), ("uds", ""), ("uds_mode", 0o1000),
         ("max_form_fields", -1), ("max_decompression_ratio", 0), ("decompress_requests", 1),
+        ("compress_responses", 1),
         ("uds", "\0"), ("uds", "a\0b"), ("uds", "\0a\n"), ("uds_owner", ""), ("uds_owner", 1000),
         ("max_connections", 0), ("when_full", "explode"),
         ("max_pipelined", 0),

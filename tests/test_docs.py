@@ -57,6 +57,7 @@ ASKED = {
         ("POST", "/logs", {"content-encoding": "gzip"}, b"no gzip", 400, None),
         ("POST", "/logs", {}, b"plain", 200, b"5"),
     ],
+    "compression.md": [("GET", "/report", {"accept-encoding": "identity"}, b"", 200, None)],
     "metrics.md": [("GET", "/app-metrics", {}, b"", 200, b"")],
     "tracing.md": [
         ("GET", "/users/7", {}, b"", 200, b'{"id":7}'),

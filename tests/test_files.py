@@ -249,6 +249,67 @@ def test_the_fallback_is_for_those_who_ask_for_html(folder):
     assert served(folder, "/s/.env", page, fallback="index.html").status == 404
 
 
+@pytest.mark.parametrize(
+    ("keep_bytes", "second"), [(131072, b"hello"), (4, b"HELLO"), (0, b"HELLO")])
+def test_content_may_be_read_for_each_request(folder, keep_bytes, second):
+    """Files up to keep_bytes stay in memory for a second; others are read again each time."""
+    app = App()
+    app.static("/s", folder, keep_bytes=keep_bytes)
+    with TestClient(app) as client:
+        assert client.get("/s/a.txt").body == b"hello"
+        descriptor = os.open(folder / "a.txt", os.O_WRONLY)     # in place: only reading tells
+        os.write(descriptor, b"HELLO")
+        os.close(descriptor)
+        os.utime(folder / "a.txt", (THEN, THEN))
+        assert client.get("/s/a.txt").body == second
+        assert client.head("/s/a.txt").headers["content-length"] == "5"
+        assert client.get("/s/app.js", headers={"accept-encoding": "br"}).body == b"b" * 200
+        assert client.get("/s/a.txt", headers={"range": "bytes=1-2"}).body == second[1:3]
+
+
+def test_small_files_that_are_not_kept_are_read_and_sent_with_their_head(folder, monkeypatch):
+    """Up to 64 KiB in one piece; larger ones, and what needs the disk, by the kernel."""
+    from fastserve._speedups import files
+
+    write(folder, "b.bin", b"b" * 65536)
+    app = App()
+    app.static("/files", folder, keep_bytes=0)
+    serve = app.routes[0].endpoint
+    kinds = []
+
+    @app.get("/s/{path:path}")
+    async def static(request, path):
+        answer = serve(request, path)
+        answer = await answer if hasattr(answer, "__await__") else answer
+        kinds.append(type(answer).__name__)
+        return answer
+
+    def ask(name, **options):
+        reply = client.get(f"/s/{name}", **options)
+        whole = (folder / name).read_bytes()
+        assert reply.body == (whole[1:3] if options else whole)
+        return kinds.pop()
+
+    with TestClient(app) as client:
+        for name, kind in (("a.txt", "Response"), ("b.bin", "Response"), ("empty.txt", "Response"),
+                           ("large.bin", "PartsResponse")):
+            assert [ask(name), ask(name)] == [kind, kind]
+        assert ask("b.bin", headers={"range": "bytes=1-2"}) == "PartsResponse"
+        monkeypatch.setattr(files, "read_file", lambda file, cached: never())
+        assert ask("a.txt") == "PartsResponse"
+
+
+def never():
+    raise BlockingIOError
+
+
+@pytest.mark.parametrize("wrong", [-1, 131073, 1.5, None, True])
+def test_keep_bytes_has_bounds(folder, wrong):
+    """Larger files are sent by the kernel, which needs no memory of ours."""
+    with pytest.raises(RouteError, match=f"keep_bytes={wrong!r}: give a number of bytes up to"):
+        App().static("/s", folder, keep_bytes=wrong)
+
+
 def test_a_hashed_name_is_kept_for_ever(folder):
     """Its content never changes; other names get max_age_s, or nothing."""
     for_ever = "public, max-age=31536000, immutable"

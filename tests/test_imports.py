@@ -19,7 +19,7 @@ FLOORS = {
     "_speedups": WIRE,
     "files": APPLICATION, "mediatypes": APPLICATION,
     "app": APPLICATION, "binding": APPLICATION, "blocking": APPLICATION,
-    "decompress": APPLICATION, "forms": APPLICATION, "health": APPLICATION,
+    "compress": APPLICATION, "decompress": APPLICATION, "forms": APPLICATION, "health": APPLICATION,
     "middleware": APPLICATION, "otel": APPLICATION, "routing": APPLICATION,
     "access_log": PROCESS, "beats": PROCESS, "canary": PROCESS, "control": PROCESS, "cpus":
     PROCESS, "deaths": PROCESS, "machine": PROCESS, "metrics": PROCESS, "orders": PROCESS,

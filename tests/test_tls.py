@@ -1,15 +1,20 @@
 """tls.py: what is spoken, what is refused, and what a mistake is told; by real handshakes."""
 
+import json
 import logging
 import os
+import signal
 import socket
 import ssl
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import trustme
+from server_process import serve_in_process
+from server_process import wait_for as wait_for_log
 from worker_thread import serve_in_thread, wait_for
 
 from fastserve import App
@@ -538,6 +543,69 @@ def test_a_header_and_the_hello_may_share_a_segment(files, loop_name):
                 pass
 
 
+# --- plain HTTP beside it ----------------------------------------------------------------
+
+
+def ask_plainly(port, preface=b""):
+    with socket.create_connection(("127.0.0.1", port), 20) as plain:
+        plain.sendall(preface)
+        status, body = ask(plain, close=True)
+    return status, json.loads(body)
+
+
+def ask_encrypted(port, files):
+    sock = socket.create_connection(("127.0.0.1", port), 20)
+    with client_context(files).wrap_socket(sock, server_hostname="localhost") as connection:
+        status, body = ask(connection)
+    return status, json.loads(body)
+
+
+def test_plain_http_is_spoken_where_that_was_asked_for(files, loop_name):
+    """plain_bind: one server, https on one port and http on the other."""
+    settings = files.settings(loop=loop_name, plain_bind=("127.0.0.1:0",))
+    with serve_in_thread(app(), **settings) as served:
+        with connect(served, files) as connection:
+            encrypted = json.loads(ask(connection)[1])
+        _, plain = ask_plainly(served.listeners[1].socket.getsockname()[1])
+    assert (encrypted["scheme"], plain["scheme"]) == ("https", "http")
+    assert plain["version"] is None
+
+
+def test_plain_http_may_follow_a_proxy_header(files, loop_name):
+    """The PROXY protocol is for every listener."""
+    settings = files.settings(
+        loop=loop_name, plain_bind=("127.0.0.1:0",), proxy_protocol="required",
+        proxy_allow_ips="127.0.0.1")
+    with serve_in_thread(app(), **settings) as served:
+        port = served.listeners[1].socket.getsockname()[1]
+        _, plain = ask_plainly(port, b"PROXY TCP4 192.0.2.7 192.0.2.8 5000 80\r\n")
+    assert (plain["scheme"], plain["client"]) == ("http", "192.0.2.7")
+
+
+def test_who_covers_for_a_hung_worker_speaks_what_its_ports_speak(files, tmp_path):
+    """TLS on one and plain HTTP on the other, also in the place of a neighbour."""
+    (tmp_path / "main.py").write_text(
+        "from fastserve import App\napp = App()\n"
+        "@app.get('/')\ndef home(request): return {'scheme': request.scheme}\n")
+    flags = ("--workers", "2", "--ssl-certfile", files.cert, "--ssl-keyfile", files.key,
+             "--plain-bind", "127.0.0.1:0", "--stall-soft-s", "0.5")
+    with serve_in_process(tmp_path, *flags, target="main:app") as server:
+        found = wait_for_log(server.log_path, r"listening on https://127.0.0.1:(\d+), "
+                             r"http://127.0.0.1:(\d+) \(pid \d+, slot 0", server.process)
+        encrypted, plain = map(int, found.groups())
+        hung = int(wait_for_log(server.log_path, r"\(pid (\d+), slot 1", server.process)[1])
+        os.kill(hung, signal.SIGSTOP)
+        try:    # half of them wait in its queues until it is covered
+            with ThreadPoolExecutor(24) as pool:
+                answers = [(pool.submit(ask_plainly, plain),
+                            pool.submit(ask_encrypted, encrypted, files)) for _ in range(12)]
+            for one, other in answers:
+                assert one.result() == (200, {"scheme": "http"})
+                assert other.result() == (200, {"scheme": "https"})
+        finally:
+            os.kill(hung, signal.SIGCONT)
+
+
 # --- users' mistakes ---------------------------------------------------------------------
 
 
@@ -608,6 +676,7 @@ def test_a_mistake_is_told_by_name(files, tmp_path):
     ("wrong", "expected"),
     [
         ({"ssl_keyfile": "k"}, "ssl_keyfile='k' is for TLS, which needs ssl_certfile"),
+        ({"plain_bind": ("a:1",)}, "plain_bind=.* is for TLS, which needs ssl_certfile"),
         ({"ssl_keyfile_password": "p"}, r"ssl_keyfile_password=\.\.\. is for TLS"),
         ({"ssl_sni": ("a=b",)}, "ssl_sni=.* is for TLS"), ({"ssl_ciphers": "x"}, "is for TLS"),
         ({"ssl_min_version": "TLSv1.3"}, "is for TLS"), ({"ssl_ca_certs": "x"}, "is for TLS"),

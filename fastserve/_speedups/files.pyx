@@ -322,9 +322,12 @@ cdef class Representation:
 
     cdef Response whole(self, OpenFile file):
         cdef Response response
-        if self.content is not None:
+        cdef bytes content = self.content
+        if content is None and file is not None and self.size <= READ_BYTES:
+            content = small_content(file)
+        if content is not None:
             response = Response.__new__(Response)
-            response.body = self.content
+            response.body = content
         else:
             response = spans([span_of(file, 0, self.size)], self.size, file)
         return self.dressed(response, self.status, self.fields, self.media_type)
@@ -379,6 +382,16 @@ cdef class Representation:
         response.own_headers = headers
         response.media_type = media_type
         return response
+
+
+cdef bytes small_content(OpenFile file):
+    # Sent together with its head, it saves a system call; None where it is not in memory.
+    try:
+        content = read_file(file, True)
+    except (BlockingIOError, EOFError):
+        return None
+    file.release()
+    return content
 
 
 cdef inline FileSpan span_of(OpenFile file, int64_t offset, int64_t size):

@@ -1,0 +1,1 @@
+"""Servers beside each other on the tests of the TechEmpower suite."""
