@@ -304,13 +304,13 @@ class Worker:
         self.started = True
         if self.deployment is not None:
             self.deployment.take_over()
-        if self.link is not None:
-            self.link.orders.send({"event": "ready"})
         where = ", ".join(
             listener.label if listener.plain or self.certificates is None
             else listener.label.replace("http://", "https://") for listener in self.listeners)
         slot = "" if self.link is None else f", slot {self.link.slot}"
         logger.info("listening on %s (pid %d%s)", where, os.getpid(), slot)
+        if self.link is not None:
+            self.link.orders.send({"event": "ready"})
         self.notifier.ready("serving")
 
     @staticmethod

@@ -36,7 +36,7 @@ PHOTO = (
     b"\x89PNG\r\n\x1a\n\r\n--b--\r\n")
 DIGEST = hashlib.sha256(b"\x89PNG\r\n\x1a\n").hexdigest().encode()
 EVENTS = b"".join(b"id: %d\ndata: tick\n\n" % i for i in range(3))
-OTHER_FLAGS = {"--full"}     # of the modules below tests
+OTHER_FLAGS = {"--full", "--light"}     # of the modules below tests
 # page -> (method, url, headers, content, status, body; None is any)
 ASKED = {
     "README.md": [

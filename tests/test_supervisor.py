@@ -565,5 +565,5 @@ def test_a_worker_holds_its_own_listener_only(start):
         server.process.send_signal(signal.SIGHUP)
         until(lambda count=count: server.log.count("reloaded") == count)
     until(lambda: len(children(server.process.pid)) == 2)
-    assert len(os.listdir(f"/proc/{server.process.pid}/fd")) == before
+    until(lambda: len(os.listdir(f"/proc/{server.process.pid}/fd")) == before)
     assert wait_for(server.log_path, "reloaded", server.process)
