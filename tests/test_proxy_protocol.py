@@ -59,7 +59,7 @@ class Pieces:
 def verdict(pieces):
     """What comes of a header that arrives in these pieces, and what is left of them."""
     sock = Pieces()
-    opening = Opening(None, sock)
+    opening = Opening(None, sock, None)
     source, left = None, list(pieces)
     while left:
         sock.data += left.pop(0)
