@@ -315,7 +315,7 @@ def test_requests_are_printed_as_they_end(server, follow):
     assert shown.count('"GET /?a=1"') == shown.count('"GET /slow/0.1"') == 1
     (found,) = map(json.loads, slow.lines)
     assert (found["status"], found["route"]) == (503, "/slow/{seconds:float}")
-    assert 0.1 <= found["handler_s"] <= found["duration_s"] < 20
+    assert 0.09 <= found["handler_s"] <= found["duration_s"] < 20   # timers may be a little early
     assert all("GET /users/{id}" in line for line in routed.lines)
     assert [each.end() for each in (everything, slow, routed)] == [0, 0, 0]
 
