@@ -71,19 +71,20 @@ def _parser() -> argparse.ArgumentParser:
     count.add_argument("--output", type=Path, help="write the counts as JSON")
     count.add_argument("--profile", type=Path, help="keep the callgrind files in this directory")
 
+    cached = argparse.ArgumentParser(add_help=False)
+    cached.add_argument(
+        "--cache", type=Path, default=DEFAULT_CACHE, help="where programs live (%(default)s)")
     from benchmarks.static import add_arguments as add_static_arguments
 
-    static = commands.add_parser("static", help="static files beside nginx, CPU per request")
-    static.add_argument(
-        "--cache", type=Path, default=DEFAULT_CACHE, help="where programs live (%(default)s)")
+    static = commands.add_parser(
+        "static", parents=[cached], help="static files beside nginx, CPU per request")
     add_static_arguments(static)
     uploads = commands.add_parser("upload", help="bytes per second, beside a bare protocol")
     upload_arguments(uploads)
     from benchmarks.workers import add_arguments as add_workers_arguments
 
-    several = commands.add_parser("workers", help="a supervisor, two workers, metrics, logs")
-    several.add_argument(
-        "--cache", type=Path, default=DEFAULT_CACHE, help="where programs live (%(default)s)")
+    several = commands.add_parser(
+        "workers", parents=[cached], help="a supervisor, two workers, metrics, logs")
     add_workers_arguments(several)
     from benchmarks.techempower import cli as techempower
 
@@ -97,15 +98,13 @@ def _parser() -> argparse.ArgumentParser:
         "httparena", help="serve HttpArena's profiles, or check a server by its rules"))
     from benchmarks.growth.run import add_arguments as add_growth_arguments
 
-    growth = commands.add_parser("growth", help="cost against routes, fields, bodies, ...; plots")
-    growth.add_argument(
-        "--cache", type=Path, default=DEFAULT_CACHE, help="where programs live (%(default)s)")
+    growth = commands.add_parser(
+        "growth", parents=[cached], help="cost against routes, fields, bodies, ...; plots")
     add_growth_arguments(growth)
     from benchmarks.million import add_arguments as add_million_arguments
 
-    million = commands.add_parser("million", help="a million requests a second of one worker?")
-    million.add_argument(
-        "--cache", type=Path, default=DEFAULT_CACHE, help="where programs live (%(default)s)")
+    million = commands.add_parser(
+        "million", parents=[cached], help="a million requests a second of one worker?")
     add_million_arguments(million)
     from benchmarks import compare
 

@@ -21,6 +21,7 @@ from benchmarks.techempower.serve import (
     ROOT,
     Refused,
     Relay,
+    database,
     end_with_parent,
     reason,
     without_password,
@@ -67,7 +68,7 @@ def serve(served: Served) -> int:
         folder = served.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         if not (folder / "certs" / "server.crt").exists():
             _make_data(folder, served.brotli_quality)
-        url = served.database or stack.enter_context(_own_database())
+        url = stack.enter_context(database(served.database))
         _fill(url, served.rows)
         redis = stack.enter_context(_redis(served.workers))
         print(f"data: {folder}\ndatabase: {url}", file=sys.stderr, flush=True)
@@ -104,20 +105,6 @@ def _make_data(folder: Path, brotli_quality: int) -> None:
         data.write(folder, brotli_quality)
     except OSError as error:
         raise Refused(f"--data {folder}: {error.strerror}") from error
-
-
-@contextlib.contextmanager
-def _own_database() -> Iterator[str]:
-    from benchmarks.postgres import NoPostgres, Postgres
-
-    try:
-        database = Postgres().__enter__()
-    except NoPostgres as error:
-        raise Refused(str(error)) from error
-    try:
-        yield database.url
-    finally:
-        database.stop()
 
 
 def _fill(url: str, rows: int) -> None:

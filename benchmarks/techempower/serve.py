@@ -54,7 +54,7 @@ def serve(served: Served) -> int:
     """
     _check_packages(served.app)
     relay = Relay()
-    with relay.listening(), _database(served.database) as url:
+    with relay.listening(), database(served.database) as url:
         _make_tables(url, relay)
         if served.database is None:
             print(f"database: {url}", file=sys.stderr, flush=True)
@@ -147,21 +147,21 @@ def _check_packages(app: str) -> None:
 
 
 @contextlib.contextmanager
-def _database(url: str | None) -> Iterator[str]:
-    """`url`, or that of a PostgreSQL which runs meanwhile."""
+def database(url: str | None) -> Iterator[str]:
+    """`url`, or that of a PostgreSQL which runs meanwhile. Raises Refused where there is none."""
     from benchmarks.postgres import NoPostgres, Postgres
 
     if url is not None:
         yield url
         return
     try:
-        database = Postgres().__enter__()
+        server = Postgres().__enter__()
     except NoPostgres as error:
         raise Refused(str(error)) from error
     try:
-        yield database.url
+        yield server.url
     finally:
-        database.stop()
+        server.stop()
 
 
 def _make_tables(url: str, relay: Relay) -> None:
