@@ -16,10 +16,18 @@ from types import FrameType
 from typing import Any
 from zlib import crc32
 
+import hypothesis
 import pytest
 import uvloop
 
+from fastserve.shm import SharedBoard
+
 AGAIN_S = 10
+
+# How long an example takes says how busy the machine is, and nothing of us.
+hypothesis.settings.register_profile(
+    "untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("untimed")
 
 if sys.flags.dev_mode:
     # -X dev puts every new loop in debug mode, in which handlers run as asyncio's tasks: our own
@@ -65,6 +73,14 @@ def _little_to_collect() -> None:
     """Keep what pytest has piled up, a million objects, out of the gc.collect() of tests."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture
+def board() -> Iterator[SharedBoard]:
+    """A board of eight blocks; boards.py writes into them as workers do."""
+    board = SharedBoard(8)
+    yield board
+    board.close()
 
 
 @pytest.fixture(scope="session")
