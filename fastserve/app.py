@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import difflib
 import inspect
 import logging
 import os
@@ -28,12 +29,12 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from fastserve._speedups.messages import Request, State
 from fastserve._speedups.plan import Plan
 from fastserve._speedups.responses import Response, as_response
-from fastserve.binding import bind, converter_overrides
+from fastserve.binding import Target, bind, converter_overrides
 from fastserve.blocking import BlockingPool
 from fastserve.decompress import Decoder, decoder_for
-from fastserve.errors import ClientDisconnect, FastserveError, HTTPError, RouteError
+from fastserve.errors import ClientDisconnect, ConfigError, FastserveError, HTTPError, RouteError
 from fastserve.forms import FormLimits, Forms
-from fastserve.health import Health, Page
+from fastserve.health import LIVE, READY, Health, Page
 from fastserve.middleware import Middleware, check, surround
 from fastserve.routing import Claims, Route, Router, compile_routes
 
@@ -216,14 +217,13 @@ class App:
 
     def _bind(self, route: Route) -> tuple[Route, Plan]:
         """A route with the converters its handler's annotations choose, and its plan."""
-        route = route.with_converters(
-            converter_overrides(route.label, route.endpoint, route.pattern.params))
+        target = Target(route.label, route.endpoint)
+        route = route.with_converters(converter_overrides(target, route.pattern.params))
         params = {name: kind or "str" for name, kind in route.pattern.params.items()}
         options = {name: value for name, value in route.options.items()
                    if name != "compress_responses"}     # that one is a layer around the plan
         return route, bind(
-            route.label,
-            route.endpoint,
+            target,
             params,
             pool=self.blocking_pool,
             route=route,
@@ -306,6 +306,7 @@ class App:
         *,
         health: Health | None = None,
         pages: Sequence[Page] = (),
+        unlogged: Sequence[str] = (),
         decompress_requests: bool = False,
         compress_responses: bool = False,
     ) -> CompiledRouter:
@@ -313,6 +314,7 @@ class App:
 
         health:               answers its paths where the application does not itself
         pages:                further paths that the server answers itself
+        unlogged:             paths of routes that the access log leaves out
         decompress_requests, compress_responses:  for the routes that do not say it themselves
         """
         self._frozen = True
@@ -326,6 +328,7 @@ class App:
             pairs = [*pairs, *health.plans(besides=self.routes)]
         for page in pages:
             pairs = [*pairs, *page.plans(besides=[route for route, _ in pairs])]
+        _leave_out(unlogged, pairs)
         router = compile_routes(pairs)
         if self._wants_fallbacks():
             router.not_found = self._surround(_fallback(_not_found))
@@ -341,12 +344,14 @@ class App:
         on_error: OnError | None = None,
         health_paths: bool = True,
         pages: Sequence[Page] = (),
+        unlogged: Sequence[str] = (),
         **settings: Any,
     ) -> Engine:
         """The engine that serves this application on a loop.
 
         health_paths:  answer /-/live and /-/ready
         pages:         further paths that the server answers itself
+        unlogged:      paths of routes that the access log leaves out
         settings:      those of forms and of codings, and keywords of the Engine: limits,
                        http=, tasks=
         """
@@ -362,7 +367,7 @@ class App:
             "max_decompression_ratio", self._max_decompression_ratio)
         health = Health() if health_paths else None
         router = self.build_router(
-            health=health, pages=pages,
+            health=health, pages=pages, unlogged=unlogged,
             decompress_requests=settings.pop("decompress_requests", False),
             compress_responses=settings.pop("compress_responses", False))
         engine = HttpEngine(
@@ -519,6 +524,18 @@ def response_of(error: HTTPError) -> Response:
     if error.status in (204, 304):
         return Response(b"", error.status, error.headers)
     return Response.text(error.detail, error.status, error.headers)
+
+
+def _leave_out(unlogged: Sequence[str], plans: Sequence[tuple[Route, Plan]]) -> None:
+    """Tell the plans of some paths that the access log wants none of their requests."""
+    paths = [route.path for route, _ in plans]
+    for path in unlogged:
+        if path not in paths and path not in (LIVE, READY):     # which may be turned off
+            near = difflib.get_close_matches(path, paths, n=1)
+            hint = f" Did you mean {near[0]}?" if near else " `fastserve routes` lists them"
+            raise ConfigError(f"access_log_skip={path!r}: there is no such route.{hint}")
+    for route, plan in plans:
+        plan.unlogged = route.path in unlogged
 
 
 def _request_line(request: Request | None) -> str:

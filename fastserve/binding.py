@@ -56,13 +56,20 @@ class Target:
     label: str
     endpoint: Callable[..., Any]
 
+    @functools.cached_property
+    def parameters(self) -> list[tuple[inspect.Parameter, object]]:
+        """Those of the handler, each with its annotation resolved as far as it can be.
+
+        Read once: it is what registering a route costs. Raises RouteError.
+        """
+        return _parameters(self)
+
     def error(self, problem: str) -> RouteError:
         return RouteError(f"route '{self.label}': handler {describe(self.endpoint)} {problem}")
 
 
 def bind(
-    label: str,
-    endpoint: Callable[..., Any],
+    target: Target,
     params: Mapping[str, str],
     *,
     pool: BlockingPool,
@@ -76,7 +83,6 @@ def bind(
     options: keywords of the Plan: max_body_bytes=, handler_timeout_s=, cancel_on_disconnect=
     Raises RouteError, naming the route, the handler, where it is, and the way out.
     """
-    target = Target(label, endpoint)
     sources, names = _arguments(target, params)
     handler, runs_async = _callable(target, pool)
     try:
@@ -93,18 +99,15 @@ def bind(
         raise target.error(f"cannot be called: {error}") from None
 
 
-def converter_overrides(
-    label: str, endpoint: Callable[..., Any], params: Mapping[str, str | None]
-) -> dict[str, str]:
+def converter_overrides(target: Target, params: Mapping[str, str | None]) -> dict[str, str]:
     """The converters that a handler's annotations choose.
 
     params:  the parameters of the path, each with its converter, or None where the path names none
     Returns the converter of each parameter that has none and is annotated int, float or UUID.
     Raises RouteError where an annotation contradicts the path, or no converter makes its type.
     """
-    target = Target(label, endpoint)
     chosen = {}
-    for parameter, annotation in _parameters(target):
+    for parameter, annotation in target.parameters:
         if parameter.name not in params or _is_request(annotation):
             continue
         converter = params[parameter.name]
@@ -142,7 +145,7 @@ def _arguments(target: Target, params: Mapping[str, str]) -> tuple[list[int], li
     named: dict[str, int] = {}
     left_out: str | None = None         # the first argument that keeps its default
     takes_rest = False
-    for parameter, annotation in _parameters(target):
+    for parameter, annotation in target.parameters:
         if parameter.kind is _VAR_POSITIONAL:
             continue
         if parameter.kind is _VAR_KEYWORD:
@@ -197,7 +200,6 @@ def _source(
 
 
 def _parameters(target: Target) -> list[tuple[inspect.Parameter, object]]:
-    """The parameters of a handler, each with its annotation resolved as far as it can be."""
     endpoint = target.endpoint
     if inspect.isclass(endpoint):
         raise target.error("is a class. Register a function, a method, or an object with __call__")

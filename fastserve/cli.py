@@ -193,11 +193,11 @@ def check(*, target: str | None, factory: bool, app_dir: str | None, config_file
 @click.option("--canary-s", type=click.FloatRange(0.1, 86400), metavar="S",
               help="For how long. [as set]")
 @click.argument("command", type=click.Choice(
-    ["status", "reload", "upgrade", "scale", "drain", "stop"]))
+    ["status", "reload", "upgrade", "scale", "drain", "resume", "stop"]))
 @click.argument("workers", type=int, required=False)
 def ctl(*, control: str, as_json: bool, timeout_s: float, now: bool, canary: int | None,
         canary_s: float | None, command: str, workers: int | None) -> None:
-    """Ask a server with workers: status, reload, upgrade, scale N, drain, stop.
+    """Ask a server with workers: status, reload, upgrade, scale N, drain, resume, stop.
 
     It answers once the thing is done: 0, or has failed: 1.
     """

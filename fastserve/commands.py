@@ -25,6 +25,9 @@ def perform(supervisor: Supervisor, request: dict[str, Any]) -> Outcome:
         return _upgrade(supervisor)
     if command == "scale":
         return _scale(supervisor, request.get("workers"))
+    if command == "resume":
+        reason = supervisor.resume()
+        return lambda: refused(reason) if reason else {"ok": True}
     if command == "drain":
         supervisor.drain()
     elif command == "stop":

@@ -34,6 +34,8 @@ FORWARDED_HEADERS = (
 
 _SIZE = re.compile(r"(\d{1,18}) ?([KMG]?)(?:i?B)?", re.IGNORECASE | re.ASCII)
 _SHIFTS = {"": 0, "K": 10, "M": 20, "G": 30}
+HEALTH_PATHS = ("/-/live", "/-/ready")      # as in health.py
+NO_PATH = "none"
 MAX_LOGGED_HEADERS, MAX_LOGGED_NAME_BYTES = 16, 64     # as in _speedups/journal.pxd
 
 Check = Callable[[str, Any], None]
@@ -177,6 +179,13 @@ def field_names(name: str, value: Any) -> None:
         raise _fail(name, value, "must name each header once")
     if len(value) > MAX_LOGGED_HEADERS:
         raise _fail(name, value, f"must be at most {MAX_LOGGED_HEADERS} headers")
+
+
+def skipped(name: str, value: Any) -> None:
+    """A tuple of paths of routes, or of the one word that stands for none."""
+    texts(name, value)
+    if value != (NO_PATH,) and not all(item.startswith("/") for item in value):
+        raise _fail(name, value, f'must be paths of routes, like "/users/{{id}}", or {NO_PATH}')
 
 
 def field_name_or_nothing(name: str, value: Any) -> None:
@@ -358,6 +367,9 @@ class Config:
     access_log_headers: tuple[str, ...] = _setting(
         (), LOGS, field_names, "Write down this header of each request; several are possible.",
         metavar="NAME")
+    access_log_skip: tuple[str, ...] = _setting(
+        HEALTH_PATHS, LOGS, skipped, "Requests of this route get no line, but for 5xx; several "
+        "are possible, none logs all.", metavar="PATH")
     access_log_sample: float = _setting(
         1.0, LOGS, share, "The share of requests that get a line; 5xx always do.")
     access_log_slow_s: float = _setting(
@@ -573,7 +585,7 @@ class Config:
                 raise ConfigError(f"{name}={value!r}: there is no such setting.{hint}")
             if value is not None:
                 values[name] = value
-        for name in ("bind", "plain_bind", "ssl_sni", "access_log_headers"):
+        for name in ("bind", "plain_bind", "ssl_sni", "access_log_headers", "access_log_skip"):
             if isinstance(values.get(name), str):
                 values[name] = (values[name],)
             elif name in values:
@@ -584,6 +596,10 @@ class Config:
         for name, value in PRESETS.get(values.get("behind", ""), {}).items():
             values.setdefault(name, value)
         return cls(**values)
+
+    def unlogged_paths(self) -> tuple[str, ...]:
+        """Of the routes that the access log leaves out."""
+        return () if self.access_log_skip == (NO_PATH,) else self.access_log_skip
 
     def engine_limits(self) -> dict[str, Any]:
         """What App.build_engine() takes as keywords."""

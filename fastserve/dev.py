@@ -28,7 +28,7 @@ from typing import Any
 
 from fastserve.app import App
 from fastserve.changes import Watched, Watcher
-from fastserve.config import Config
+from fastserve.config import HEALTH_PATHS, Config
 from fastserve.listeners import Inherited, Listener, Tcp, addresses
 from fastserve.networks import Networks
 from fastserve.orders import Orders
@@ -243,7 +243,8 @@ class Developing(Supervisor):
             problem = "\n".join(said.errors)
         self.stand_ins.add(place.slot)
         page = stand_in(problem, shown=is_private(self.config))
-        config = dataclasses.replace(self.config, health_paths=False)   # it is neither
+        config = dataclasses.replace(      # it is neither live nor ready, and has one route
+            self.config, health_paths=False, access_log_skip=HEALTH_PATHS)
         return serve_slot(lambda: page, config, listeners, orders, place)
 
 

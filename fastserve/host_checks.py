@@ -275,6 +275,9 @@ def python_build(config: Config, machine: Machine) -> Iterator[Finding]:
     """How the interpreter was built, and whether this was tried with it."""
     version = ".".join(map(str, sys.version_info[:3]))
     arguments = sysconfig.get_config_var("CONFIG_ARGS") or ""
+    maps = machine.text("/proc/self/maps")
+    if "--enable-shared" in arguments and maps is not None and "libpython" not in maps:
+        arguments = ""      # Debian's: the record is of the libpython that lies beside it
     yield from judge_python(version, arguments, debug=bool(sysconfig.get_config_var("Py_DEBUG")))
 
 

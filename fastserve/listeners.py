@@ -62,6 +62,12 @@ class Listener:
     identity: tuple[int, int] = field(default=(0, 0))   # device and inode of `path`
     plain: bool = False
 
+    def where(self, *, encrypted: bool) -> str:
+        """Its label, as https:// where the server has certificates and this is not plain."""
+        if encrypted and not self.plain:
+            return self.label.replace("http://", "https://", 1)
+        return self.label
+
     @property
     def is_tcp(self) -> bool:
         return self.socket.family in (socket.AF_INET, socket.AF_INET6)

@@ -19,7 +19,8 @@ logger = logging.getLogger("fastserve")
 
 def introduce(config: Config, workers: int, groups: Sequence[Group]) -> None:
     """Log who serves where, within what limits, and what of the settings is cut."""
-    where = ", ".join(group.listeners[0].label for group in groups)
+    encrypted = config.ssl_certfile is not None
+    where = ", ".join(group.listeners[0].where(encrypted=encrypted) for group in groups)
     logger.info("supervisor %d: %d worker%s for %s",
                 os.getpid(), workers, "" if workers == 1 else "s", where)
     files = raise_limit()

@@ -72,7 +72,9 @@ def _option(setting: dataclasses.Field[Any]) -> GroupedOption:
     about = setting.metadata
     several = isinstance(setting.default, tuple)
     kind: Any = about.get("type") or (str if several else type(setting.default))
-    shown = setting.default
+    shown: Any = setting.default
+    if isinstance(shown, tuple):
+        shown = ", ".join(shown)
     if about.get("octal"):
         kind, shown = octal, f"{setting.default:o}"
     elif about["choices"]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from fastserve._speedups.scoreboard import AT_REQUESTS
 from fastserve.canary import Trial
@@ -21,7 +21,16 @@ from fastserve.slots import Child, Slot
 if TYPE_CHECKING:
     from fastserve.supervisor import Supervisor
 
+RELOADS = ("reload", "canary")     # of readings.REASONS
+
 logger = logging.getLogger("fastserve")
+
+
+class Refusal(NamedTuple):
+    """Why the code on disk was taken back, and when, by time.monotonic()."""
+
+    reason: str
+    at_s: float
 
 
 class Renewal:
@@ -29,7 +38,7 @@ class Renewal:
 
     reloading:  the reload under way
     recycled:   the last worker that was replaced for its age or size
-    held:       a canary failed: nobody is recycled until a reload goes well
+    refusal:    of the code on disk, by a canary: nobody is recycled until a reload goes well
     """
 
     def __init__(self, supervisor: Supervisor, config: Config) -> None:
@@ -38,7 +47,7 @@ class Renewal:
         self.recycling = Recycling(config)
         self.reloading: Reload | None = None
         self.recycled: Child | None = None
-        self.held = False
+        self.refusal: Refusal | None = None
 
     def begin_reload(self, canary: int | None, canary_s: float | None) -> str:
         """Replace every worker, one at a time; why that cannot be, or nothing.
@@ -63,11 +72,12 @@ class Renewal:
 
     def fail_reload(self, error: str) -> None:
         """The new code is no good."""
-        self.held = self.reloading is not None and self.reloading.trial is not None
+        tried = self.reloading is not None and self.reloading.trial is not None
         self.end_reload(error)
-        if self.held:
+        if tried:
+            self.refusal = Refusal(error, time.monotonic())
             logger.warning("the new code is still on disk, and a worker that dies comes back "
-                           "with it: put the old code back, or reload with better")
+                           "with it: put the old code back, and reload, or reload with better")
 
     def end_reload(self, error: str = "") -> None:
         """The reload under way has come to its end: well, without an error."""
@@ -78,12 +88,18 @@ class Renewal:
             logger.error("the reload failed: %s; the workers that are left serve on", error)
         else:
             logger.info("reloaded")
-            self.held = False
+            self.refusal = None
+            for child in self._supervisor.children():
+                child.doubtful = False
         reloading.end(error)
         self.reloading = None
         for slot in self._supervisor.slots:
             self._restore(slot)
         self._supervisor.on_reloaded()
+
+    def doubts(self, reason: str) -> bool:
+        """Whether a worker that starts now, for this reason, may have the code that was refused."""
+        return self.refusal is not None and reason not in RELOADS
 
     def turn(self) -> None:
         """Start the next successor, if the one before serves."""
@@ -91,7 +107,7 @@ class Renewal:
             return
         if self.reloading is not None:
             self._go_on_reloading(self.reloading)
-        elif self.recycling.bounded and not self.held \
+        elif self.recycling.bounded and self.refusal is None \
                 and self.recycled not in self._supervisor.leaving:
             self._recycle()
 
@@ -106,7 +122,7 @@ class Renewal:
 
     def on_failed_successor(self, slot: Slot, child: Child, how: str) -> None:
         """The old worker goes on."""
-        if self.reloading is not None and child.reason in ("reload", "canary"):
+        if self.reloading is not None and child.reason in RELOADS:
             self.fail_reload(f"the new worker {how}")
         else:
             slot.failures += 1

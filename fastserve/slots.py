@@ -19,11 +19,13 @@ class Child:
     reason:     why it was started, where another had served: one of readings.REASONS
     ready:      it has said that it serves
     stalled:    its loop does not turn; others accept for it
+    excused_s:  of the time since it last turned, in which the supervisor did not run either
     dismissed:  it has been told to end
     deaf:       its end of the talk is closed, so it is about to end
     kill_at_s:  when it is killed if it has not ended, or become ready
     because:    what an end would be due to
     told:       what it was doing is in the log
+    doubtful:   it took the code on disk after a canary had been refused
     """
 
     pid: int
@@ -36,11 +38,13 @@ class Child:
     reason: str = ""
     ready: bool = False
     stalled: bool = False
+    excused_s: float = 0.0
     dismissed: bool = False
     deaf: bool = False
     kill_at_s: float | None = None
     because: str = ""
     told: bool = False
+    doubtful: bool = False
 
 
 @dataclass(eq=False)

@@ -23,14 +23,21 @@ def status_of(supervisor: Supervisor) -> dict[str, Any]:
         "ok": True,
         "pid": os.getpid(),
         "state": state_of(supervisor),
+        "draining": supervisor.draining,
         "uptime_s": round(now_s - supervisor.born_s, 3),
         "workers": supervisor.wanted,
-        "listening": [group.listeners[0].label for group in supervisor.groups],
+        "listening": [
+            group.listeners[0].where(encrypted=supervisor.config.ssl_certfile is not None)
+            for group in supervisor.groups],
         "slots": [_slot(supervisor, slot, now_s) for slot in supervisor.slots],
         "leaving": sorted(child.pid for child in supervisor.leaving),
     }
     if trial is not None:
         found["canary"] = trial.status()
+    refusal = supervisor.renewal.refusal
+    if refusal is not None:
+        found["refused"] = {
+            "reason": refusal.reason, "ago_s": round(now_s - refusal.at_s, 3)}
     return found
 
 
@@ -50,7 +57,9 @@ def state_of(supervisor: Supervisor) -> str:
 def summary(supervisor: Supervisor) -> str:
     """In one line, for a service manager."""
     serving = sum(slot.serves() for slot in supervisor.slots)
-    return f"{state_of(supervisor)}: {serving} of {supervisor.wanted} workers"
+    text = f"{state_of(supervisor)}: {serving} of {supervisor.wanted} workers"
+    refusal = supervisor.renewal.refusal
+    return text if refusal is None else f"{text}; the code on disk was refused: {refusal.reason}"
 
 
 def complete(supervisor: Supervisor) -> bool:
@@ -93,6 +102,8 @@ def _slot(supervisor: Supervisor, slot: Slot, now_s: float) -> dict[str, Any]:
             "in_flight": board.number(block, AT_IN_FLIGHT),
             "rss_bytes": rss_bytes(child.pid),
         }
+        if child.doubtful:
+            found["doubtful"] = True
     queues = [group.of(slot.index).queued() for group in supervisor.groups]
     known = [queue for queue in queues if queue is not None]
     found["queued"] = sum(known) if known else None
@@ -107,9 +118,15 @@ def _slot(supervisor: Supervisor, slot: Slot, now_s: float) -> dict[str, Any]:
 
 def lines(answer: dict[str, Any]) -> list[str]:
     """The same for people."""
-    shown = [f"supervisor {answer['pid']}: {answer['state']} for {answer['uptime_s']:.0f} s, "
+    state = answer["state"]
+    if answer.get("draining") and state != "draining":
+        state += ", draining"
+    shown = [f"supervisor {answer['pid']}: {state} for {answer['uptime_s']:.0f} s, "
              f"{answer['workers']} workers, {', '.join(answer['listening'])}"]
     shown += [_slot_line(slot) for slot in answer["slots"]]
+    if "refused" in answer:
+        shown.append(f"the code on disk was refused {answer['refused']['ago_s']:.0f} s ago: "
+                     f"{answer['refused']['reason']}")
     if "canary" in answer:
         shown.append(_canary_line(answer["canary"]))
     if answer["leaving"]:
@@ -132,6 +149,8 @@ def _slot_line(slot: dict[str, Any]) -> str:
             ("successor", "successor"), ("parked", "parked"), ("covered_by", "covered by")):
         if name in slot:
             parts.append(f"{words} {slot[name]}")
+    if "doubtful" in slot:
+        parts.append("took the code on disk after a canary was refused")
     if slot["deaths"]:
         parts.append(f"{slot['deaths']} deaths")
     if slot["restarts"]:

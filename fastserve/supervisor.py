@@ -138,7 +138,7 @@ class Supervisor:
         self.oom_kills = OomKills()
         self.steered: list[int] = []
         self.wake, self._waker = os.pipe()
-        self.born_s = time.monotonic()
+        self.born_s = self.watched_s = time.monotonic()
         self.control = Control(config.control, partial(perform, self), deployment.heritage) \
             if config.control else None
         deployment.settle()
@@ -296,6 +296,19 @@ class Supervisor:
         self.draining = True
         for child in self.children():
             child.orders.send({"order": "drain"})
+
+    def resume(self) -> str:
+        """Have clients come again after drain(); why that cannot be, or nothing."""
+        if self.stop_by_s is not None:
+            return "the server stops"
+        if self.resting:
+            return "the workers rest: reload starts them"
+        logger.info("resuming: ready, and connections are kept")
+        self.draining = False
+        for child in self.children():
+            if not child.dismissed:
+                child.orders.send({"order": "resume"})
+        return ""
 
     def reopen_logs(self) -> None:
         """Open the log files anew, here and in every worker: somebody has moved them."""
@@ -462,6 +475,11 @@ class Supervisor:
             reason)
         child.kill_at_s = child.born_s + self.config.boot_timeout_s
         child.because = f"it was not ready within boot_timeout_s={self.config.boot_timeout_s:g}"
+        if self.renewal.doubts(reason):
+            child.doubtful = True
+            logger.warning(
+                "worker %d of slot %d takes the code that is on disk: a canary was refused, and "
+                "no reload has gone well since", pid, slot.index)
         return child
 
     def become_worker(self, listeners: list[Listener], orders: Orders, place: Place) -> NoReturn:
@@ -631,12 +649,21 @@ class Supervisor:
         slot.start_at_s = time.monotonic() + delay_s * random.uniform(0.75, 1.25)  # noqa: S311
 
     def watch(self) -> None:
-        """Look for workers whose loop does not turn."""
+        """Look for workers whose loop does not turn.
+
+        Who stopped us, a pause of the container or a machine without time for anybody, may have
+        stopped them too: while we were late is not held against them.
+        """
+        now_s = time.monotonic()
+        since_s, self.watched_s = now_s - self.watched_s, now_s
+        late_s = max(since_s - TURN_S, 0.0)
         for slot in self.slots:
             child = slot.child
             if child is None or not child.ready or child.dismissed:
                 continue
             age_s = self.beats.age_s(child.cell)
+            child.excused_s = late_s + (child.excused_s if age_s > since_s else 0.0)
+            age_s -= child.excused_s
             soft, hard = self.config.stall_soft_s, self.config.stall_hard_s
             if soft and age_s > soft and not child.stalled:
                 child.stalled = True
@@ -649,6 +676,10 @@ class Supervisor:
             elif child.stalled and age_s <= soft:
                 child.stalled = False
                 logger.warning("worker %d of slot %d: its loop turns again", child.pid, slot.index)
+            if child.told and child.kill_at_s is not None and age_s <= hard:
+                child.told, child.because, child.kill_at_s = False, "", None
+                logger.warning(
+                    "worker %d of slot %d: it turned in time, and stays", child.pid, slot.index)
             if hard and age_s > hard and child.kill_at_s is None and not child.told:
                 child.because = f"its loop had not turned for {age_s:.0f} s"
                 child.told = True

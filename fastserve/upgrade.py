@@ -8,7 +8,8 @@ no file, lets its workers accept for RETIRE_AFTER_S more, so that no handshake t
 lost, and ends behind them.
 
 Until then the new one steers nothing and owns no file either. If it fails, at whatever point, the
-old one says why and serves on. If the old one is killed, the new one takes over at once.
+old one says why and serves on. If the old one is killed, the new one takes over at once. Once the
+old one has read that the new one serves, there is no way back: its workers are told to end.
 
 Between the two there is a process that only waits for the new one, and ends when that serves: then
 the new one is a child of whoever adopts orphans. systemd waits for the end of no main process
@@ -148,10 +149,18 @@ class After:
         for message in messages:
             if message["event"] == "failed":
                 self.error = self.error or message["reason"]
-            elif message["event"] == "ready" and not self.over and not self.error:
+            elif message["event"] == "ready" and not self.over and not self.error \
+                    and self._is_there():
                 self.over = True
                 self.keys = set(message["keys"])
                 return True
+        return False
+
+    def _is_there(self) -> bool:
+        """Whether its end of the talk is open: behind its last word there may be its death."""
+        with contextlib.suppress(EOFError):
+            self.talk.receive()
+            return True
         return False
 
     def watch(self) -> None:

@@ -240,8 +240,12 @@ class Worker:
                 self._count_lost_lines()
             self.app.blocking_pool.close()
             self.closing.close()
-        logger.info("stopped")
+        logger.info("stopped (%s)", self._name())
         return status
+
+    def _name(self) -> str:
+        """Which of several it is, for the log."""
+        return f"pid {os.getpid()}" + ("" if self.link is None else f", slot {self.link.slot}")
 
     def _engine(self, loop: asyncio.AbstractEventLoop) -> Engine:
         self.app.blocking_pool.threads = self.config.blocking_threads
@@ -249,6 +253,7 @@ class Worker:
         return self.app.build_engine(
             loop,
             health_paths=self.config.health_paths,
+            unlogged=self.config.unlogged_paths(),
             forwarded=ForwardedFields.from_config(self.config),
             max_connections=connections_allowed(
                 self.config.max_connections, told=self.link is not None),
@@ -305,10 +310,9 @@ class Worker:
         if self.deployment is not None:
             self.deployment.take_over()
         where = ", ".join(
-            listener.label if listener.plain or self.certificates is None
-            else listener.label.replace("http://", "https://") for listener in self.listeners)
-        slot = "" if self.link is None else f", slot {self.link.slot}"
-        logger.info("listening on %s (pid %d%s)", where, os.getpid(), slot)
+            listener.where(encrypted=self.certificates is not None)
+            for listener in self.listeners)
+        logger.info("listening on %s (%s)", where, self._name())
         if self.link is not None:
             self.link.orders.send({"event": "ready"})
         self.notifier.ready("serving")
@@ -340,6 +344,8 @@ class Worker:
                 self._stop(at_once=message["at_once"])
             elif order == "drain":
                 engine.draining = True
+            elif order == "resume" and not self.stopping.is_set():
+                engine.draining = False
             elif order == "park":
                 for listener in self.listeners:
                     engine.leave(listener.socket)

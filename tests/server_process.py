@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
+import socket
 import subprocess
 import sys
 import time
@@ -123,3 +125,25 @@ def output_of(*command: str, stdin: bytes | None = None, statuses: tuple[int, ..
     text = (done.stdout + done.stderr).decode(errors="replace")
     assert done.returncode in statuses, text
     return text
+
+
+def interrupt_without_database(*arguments: str) -> tuple[int, bytes]:
+    """What becomes of `python -m benchmarks ARGUMENTS` that SIGINT reaches while it waits for one.
+
+    Returns its status and what it wrote to stderr.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(START_S)
+        url = f"postgresql://someone@127.0.0.1:{silent.getsockname()[1]}/name?sslmode=disable"
+        process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks", *arguments, "--database", url], cwd=HERE.parent,
+            stderr=subprocess.PIPE)
+        try:
+            connection, _ = silent.accept()
+            with connection:
+                process.send_signal(signal.SIGINT)
+                _, said = process.communicate(timeout=STOP_S)
+        finally:
+            process.kill()
+            process.communicate()
+    return process.returncode, said

@@ -208,7 +208,8 @@ def test_a_connection_that_cannot_be_watched_is_closed(faulty):
     with faults.of("epoll_ctl", errno.ENOSPC), server.ask() as client:
         client.settimeout(5)
         with contextlib.suppress(ConnectionResetError):
-            assert client.recv(1) == b""
+            while client.recv(1000):    # what it had sent by then may still be answered
+                pass
         deadline = time.monotonic() + 5     # a client of the test before may not have left yet
         while server.descriptors > server.idle_descriptors:
             assert time.monotonic() < deadline

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -449,6 +450,65 @@ def test_what_was_answered_is_logged_when_the_server_has_ended(workers, hello, t
     assert [line["target"] for line in new] == ["/hello/51", "/hello/52"]
     assert {line["route"] for line in old + new} == {"/hello/{name}"}
     assert {line["client"] for line in old + new} == {"127.0.0.1"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "logged"),
+    [
+        ((), ["/hello/1", "/metrics", "/-/dead"]),
+        (("--access-log-skip", "none"),
+         ["/hello/1", "/-/live", "/-/ready", "/metrics", "/-/dead"]),
+        (("--access-log-skip", "/metrics", "--access-log-skip", "/hello/{name}"),
+         ["/-/live", "/-/ready", "/-/dead"]),
+    ])
+def test_health_checks_get_no_line(flags, logged, hello, tmp_path):
+    """Unless somebody wants them; other routes may be left out; all of them are counted."""
+    path = tmp_path / "access.log"
+    asked = ["/hello/1", "/-/live", "/-/ready", "/metrics", "/-/dead"]
+    with serve_in_process(
+            tmp_path, "--access-log", "json", "--access-log-file", str(path), "--metrics", *flags,
+            target=hello) as server:
+        for one in asked:
+            with contextlib.suppress(urllib.error.HTTPError):
+                urllib.request.urlopen(f"http://127.0.0.1:{server.port}{one}", timeout=30).read()
+        counted = urllib.request.urlopen(
+            f"http://127.0.0.1:{server.port}/metrics", timeout=30).read().decode()
+    targets = [json.loads(line)["target"] for line in path.read_text().splitlines()]
+    if "/metrics" in logged:
+        assert targets.pop() == "/metrics"
+    assert targets == logged
+    for route in ("/-/live", "/-/ready", "/hello/{name}"):
+        assert re.search(
+            r"fastserve_request_duration_seconds_count\{[^}]*route=\"" + re.escape(route)
+            + r"\"[^}]*\} 1\.0", counted), counted
+
+
+def test_what_is_left_out_is_still_logged_where_it_fails(hello, tmp_path):
+    """5xx always are, whatever settings say."""
+    path = tmp_path / "access.log"
+    Path(hello).write_text(HELLO + """
+@app.get("/sick")
+def sick():
+    return "no", 503
+""")
+    flags = ("--access-log", "text", "--access-log-file", str(path), "--access-log-skip", "/sick")
+    with serve_in_process(tmp_path, *flags, target=hello) as server, \
+            pytest.raises(urllib.error.HTTPError, match="503"):
+        urllib.request.urlopen(f"http://127.0.0.1:{server.port}/sick", timeout=30)
+    assert '"GET /sick HTTP/1.1" 503' in path.read_text()
+
+
+def test_a_route_that_is_not_there_cannot_be_left_out(hello, tmp_path):
+    """One line and the status of a mistake: else a typo would log for ever."""
+    done = subprocess.run(
+        [sys.executable, "-m", "fastserve", "run", hello, "--port", "0", "--access-log", "text",
+         "--access-log-skip", "/hello/{nam}"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+        env={**os.environ, "PYTHONPATH": ROOT})
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "access_log_skip='/hello/{nam}': there is no such route" in done.stderr
+    assert "Did you mean /hello/{name}?" in done.stderr
 
 
 def test_all_workers_write_to_one_file(hello, tmp_path):

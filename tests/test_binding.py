@@ -12,7 +12,7 @@ from uuid import UUID
 import pytest
 
 from fastserve import Request, RouteError, blocking
-from fastserve.binding import bind, converter_overrides, describe
+from fastserve.binding import Target, bind, converter_overrides, describe
 from fastserve.blocking import BlockingPool
 
 if TYPE_CHECKING:
@@ -22,8 +22,12 @@ REQUEST = object()
 UserId = NewType("UserId", int)
 
 
+def target_of(handler):
+    return Target("GET /x", handler)
+
+
 def plan_of(handler, **params):
-    return bind("GET /x", handler, params, pool=BlockingPool())
+    return bind(target_of(handler), params, pool=BlockingPool())
 
 
 def call(handler, *values, **params):
@@ -277,7 +281,7 @@ def test_an_annotation_chooses_the_converter(annotation, converter):
 
     handler.__annotations__ = {"id": annotation}
 
-    assert converter_overrides("GET /x", handler, {"id": None}) == {"id": converter}
+    assert converter_overrides(target_of(handler), {"id": None}) == {"id": converter}
 
 
 @pytest.mark.parametrize("annotation", [str, Any, object, "str", "Missing", None])
@@ -290,7 +294,7 @@ def test_an_annotation_without_an_opinion_leaves_a_string(annotation):
     if annotation is not None:
         handler.__annotations__ = {"id": annotation}
 
-    assert converter_overrides("GET /x", handler, {"id": None}) == {}
+    assert converter_overrides(target_of(handler), {"id": None}) == {}
 
 
 @pytest.mark.parametrize("annotation", [str, float, "str", UUID, list, bool])
@@ -303,7 +307,7 @@ def test_an_annotation_that_contradicts_the_path_is_refused(annotation):
     handler.__annotations__ = {"id": annotation}
 
     with pytest.raises(RouteError, match=r"\{id:int\} makes int. Change one of them"):
-        converter_overrides("GET /x", handler, {"id": "int"})
+        converter_overrides(target_of(handler), {"id": "int"})
 
 
 def test_an_annotation_that_agrees_with_the_path_is_fine():
@@ -313,7 +317,7 @@ def test_an_annotation_that_agrees_with_the_path_is_fine():
         return a, b, c, d, e
 
     given = {"a": "int", "b": "uuid", "c": "path", "d": "int", "e": "float"}
-    assert converter_overrides("GET /x", handler, given) == {}
+    assert converter_overrides(target_of(handler), given) == {}
 
 
 def test_a_type_that_no_converter_makes_is_refused():
@@ -323,7 +327,7 @@ def test_a_type_that_no_converter_makes_is_refused():
         return flag
 
     with pytest.raises(RouteError, match="annotates the path parameter 'flag' as bool"):
-        converter_overrides("GET /x", handler, {"flag": None})
+        converter_overrides(target_of(handler), {"flag": None})
 
 
 def test_a_handler_is_described_by_name_and_place():
@@ -405,7 +409,7 @@ def test_at_most_so_many_blocking_handlers_run_at_once():
         barrier.wait()
 
     async def main():
-        plan = bind("GET /x", handler, {}, pool=pool)
+        plan = bind(target_of(handler), {}, pool=pool)
         assert pool._executor is None
         tasks = [asyncio.ensure_future(plan.invoke(None, ())) for _ in range(4)]
         for expected in (2, 4):

@@ -136,6 +136,8 @@ def start(tmp_path):
                 tmp_path, "--workers", str(workers), "--control", "control.sock",
                 "--graceful-timeout-s", "20", *flags, target="main.py"))
             until(lambda: server.log.count("listening on") >= workers)
+            # A worker says so in the log a moment before it tells the supervisor.
+            until(lambda: all(slot["state"] == "serving" for slot in status(server)["slots"]))
             return server
 
         yield start_one
@@ -469,3 +471,50 @@ def test_a_worker_is_not_recycled_into_code_that_failed(start, deploy):
     for _ in range(40):
         ask(server)
     until(lambda: "is replaced" in server.log.partition("the reload failed")[2])
+
+
+@linux
+def test_who_comes_back_with_refused_code_is_told_of(start, deploy):
+    """In the log and in the status, worker by worker, until a reload goes well."""
+    server = start(workers=3)
+    assert "refused" not in status(server)
+    deploy(*BROKEN["does not start"][:2])
+    assert ctl(server, "reload", "--canary", "1", "--canary-s", "5").returncode == 1
+    deploy()        # nobody reloads
+    refused = status(server)["refused"]
+    assert "could not start" in refused["reason"]
+    assert refused["ago_s"] >= 0
+    assert not any("doubtful" in slot for slot in status(server)["slots"])
+    victim = workers(server)[1]
+    os.kill(victim, signal.SIGKILL)
+    until(lambda: len(children(server.process.pid)) == 3 and victim not in workers(server)
+          and all(slot["state"] == "serving" for slot in status(server)["slots"]))
+    found = status(server)
+    assert ["doubtful" in slot for slot in found["slots"]] == [False, True, False]
+    shown = "\n".join(lines(found))
+    assert re.search(r"the code on disk was refused .*: .*could not start", shown)
+    assert re.search(r"slot 1: .*took the code on disk after a canary was refused", shown)
+    came = found["slots"][1]["pid"]
+    assert re.search(rf"worker {came} of slot 1 .*a canary was refused", server.log)
+    assert ctl(server, "reload", "--canary", "0").returncode == 0
+    found = status(server)
+    assert "refused" not in found
+    assert not any("doubtful" in slot for slot in found["slots"])
+    server.log_path.write_text("")      # a traceback in it was asked for
+
+
+@linux
+def test_only_a_reload_that_goes_well_lifts_a_refusal(supervisor):
+    """Not one that fails, nor one that is cut short."""
+    assert supervisor.reload() == ""
+    supervisor.renewal.fail_reload("more answers are 5xx")
+    for canary in (0, 1):
+        assert supervisor.reload(canary) == ""
+        supervisor.renewal.end_reload("another reload came")
+        assert supervisor.renewal.refusal is not None
+    assert supervisor.reload(0) == ""
+    supervisor.renewal.fail_reload("the new worker could not start")
+    assert supervisor.renewal.refusal.reason == "more answers are 5xx"
+    assert supervisor.reload(0) == ""
+    supervisor.renewal.end_reload()
+    assert supervisor.renewal.refusal is None

@@ -146,6 +146,16 @@ def test_the_build_of_the_interpreter_is_judged(version, arguments, debug, level
     assert only(machine.judge_python(version, arguments, debug=debug)).level == level
 
 
+@pytest.mark.parametrize(("mapped", "level"), [("libpython3.11.so.1.0", NOTE), ("libc.so.6", OK)])
+def test_a_record_of_another_build_tells_nothing(made_up, monkeypatch, mapped, level):
+    """Debian's python has no libpython in it, but its sysconfig tells how libpython was built."""
+    told = {"CONFIG_ARGS": "'--enable-shared' '--prefix=/usr'", "Py_DEBUG": 0}
+    monkeypatch.setattr(machine.sysconfig, "get_config_var", told.get)
+    monkeypatch.setattr(machine.sys, "version_info", (3, 11, 2))
+    on = made_up({"proc/self/maps": f"7f00-7f01 r-xp 0 fe:00 1 /usr/lib/{mapped}"})
+    assert judged(machine.python_build, {}, on)[0] == level
+
+
 def test_development_mode_is_found(made_up, monkeypatch):
     """It runs handlers in another way."""
     monkeypatch.setenv("PYTHONASYNCIODEBUG", "1")

@@ -109,6 +109,15 @@ def test_several_fields_are_one_list(client):
     assert client.get("/text", headers=headers).headers["content-encoding"] == "br"
 
 
+def test_every_vary_field_stays():
+    """What the handler said in several fields is said in one, and none of it is lost."""
+    app = App()
+    app.get("/")(lambda: Response.text(TEXT, headers=[("vary", "Cookie"), ("vary", "Origin")]))
+    with TestClient(app, compress_responses=True) as client:
+        vary = client.get("/", headers=ALL).headers.getlist("vary")
+    assert vary == ["Cookie, Origin, Accept-Encoding"]
+
+
 @pytest.mark.parametrize("path", ["/json", "/shared", "/just", "/large", "/async/1", "/async/30"])
 def test_whole_bodies_of_text_are_compressed(client, path):
     """Whatever the handler is and returns; what is kept is not changed by it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import stat
 import subprocess
@@ -18,6 +19,7 @@ import fastserve
 from fastserve.control import ask_for_board
 from fastserve.errors import ConfigError
 from fastserve.shm import read_board
+from fastserve.status import lines
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="slots are Linux's")
 
@@ -146,6 +148,63 @@ def test_drain_keeps_serving_and_is_not_ready(server, tmp_path):
             break
         assert time.monotonic() < deadline
     assert b"connection: close" in answer.lower()
+
+
+def ready(server):
+    """What a load balancer is told on a connection of its own."""
+    with socket.create_connection(("127.0.0.1", server.port), 10) as client:
+        client.sendall(b"GET /-/ready HTTP/1.1\r\nHost: a\r\n\r\n")
+        return client.recv(1000)
+
+
+def until(condition, seconds=20):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_resume_undoes_drain(server, tmp_path):
+    """In every worker, also one that starts meanwhile; as often as one likes."""
+    for _ in range(2):      # the second one finds it so
+        assert ctl(tmp_path, "drain").returncode == 0
+    assert ctl(tmp_path, "scale", "3").returncode == 0
+    assert status(tmp_path)["draining"] is True
+    until(lambda: all(ready(server).startswith(b"HTTP/1.1 503 ") for _ in range(12)))
+    pids = [slot["pid"] for slot in status(tmp_path)["slots"]]
+    for _ in range(2):
+        done = ctl(tmp_path, "resume", "--json")
+        assert done.returncode == 0
+        assert json.loads(done.stdout) == {"ok": True}
+    found = status(tmp_path)
+    assert (found["state"], found["draining"]) == ("serving", False)
+    assert [slot["pid"] for slot in found["slots"]] == pids
+    until(lambda: all(ready(server).startswith(b"HTTP/1.1 200 ") for _ in range(12)))
+    assert b"connection: close" not in ready(server).lower()
+    assert ctl(tmp_path, "reload").returncode == 0
+    assert ready(server).startswith(b"HTTP/1.1 200 ")
+    assert ctl(tmp_path, "resume", "3").returncode == 2
+
+
+def test_a_drain_shows_while_something_else_is_under_way(server, tmp_path):
+    """Its word is the state's only when there is no other."""
+    assert ctl(tmp_path, "drain").returncode == 0
+    found = {**status(tmp_path), "state": "reloading"}
+    assert "reloading, draining for" in lines(found)[0]
+    assert "draining for" in lines(status(tmp_path))[0]
+    assert "draining, draining" not in lines(status(tmp_path))[0]
+
+
+def test_who_rests_or_stops_does_not_resume(server, tmp_path):
+    """Status 1, and what to do."""
+    server.process.send_signal(signal.SIGWINCH)
+    until(lambda: status(tmp_path)["state"] == "resting")
+    refused = ctl(tmp_path, "resume")
+    assert refused.returncode == 1
+    assert "the workers rest: reload starts them" in refused.stderr
+    assert ctl(tmp_path, "reload").returncode == 0
+    until(lambda: len(status(tmp_path)["slots"]) == 2)
+    assert ctl(tmp_path, "resume").returncode == 0
 
 
 @pytest.mark.parametrize("how", [(), ("--now",)])

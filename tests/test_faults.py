@@ -133,7 +133,7 @@ def test_a_kill_explains_only_what_its_victim_had_accepted():
 
 @pytest.mark.parametrize("row", ["L1", "L8", "L9", "G2", "G3"])
 def test_a_row_holds_in_its_short_form(row):
-    """`.ci/run hostile` runs all of them."""
+    """`.ci/run faults` runs all of them."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.faults", row],
         cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)

@@ -4,7 +4,7 @@ import email
 import os
 import re
 import time
-from email.utils import parsedate_to_datetime
+from email.utils import formatdate, parsedate_to_datetime
 
 import pytest
 
@@ -380,6 +380,14 @@ def test_what_is_remembered_is_bounded(folder, size, bound):
             assert client.get(f"/s/{spelled}").status == 200
 
     assert len(files.shelf) == bound
+
+
+@pytest.mark.parametrize("seconds", [0, 68169600, 951782399, 951782400, 1709251199, 1767225599])
+def test_the_date_of_a_file_is_that_of_the_calendar(folder, seconds):
+    """The epoch, leap days, the ends of years: as the standard library writes them."""
+    write(folder, "old.txt", b"hello", seconds)
+
+    assert served(folder, "/s/old.txt").headers["last-modified"] == formatdate(seconds, usegmt=True)
 
 
 def test_a_fresh_file_has_a_weak_tag(folder):

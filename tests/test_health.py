@@ -7,7 +7,8 @@ from support import Bench, request
 
 from fastserve import App, Response
 from fastserve._speedups.plan import Plan
-from fastserve.health import Health
+from fastserve.config import Config
+from fastserve.health import LIVE, READY, Health
 from fastserve.testing import TestClient
 
 
@@ -75,6 +76,11 @@ def test_no_middleware_sees_them_and_no_list_shows_them():
         assert client.get("/-/live").status == 200
         assert client.get("/elsewhere").status == 401
     assert app.routes == ()
+
+
+def test_the_log_leaves_out_these_two():
+    """Unless it is told otherwise: the default of access_log_skip."""
+    assert Config().unlogged_paths() == (LIVE, READY)
 
 
 def test_their_plans_are_exempt():

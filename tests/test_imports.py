@@ -42,11 +42,11 @@ FLOORS = {
 GROUND_ORDER = ["errors", "networks", "presets", "config"]
 # Inside the wire floor: each room may know those before it.
 WIRE_ORDER = [
-    "plan", "buffer", "scan", "authority", "chunks", "head", "parser", "httptools_parser",
-    "wheel", "stepping", "task", "runner", "router", "observed", "scoreboard", "journal",
-    "observer", "system", "channel", "transport", "acceptor", "multidict", "messages",
-    "responses", "deadlines", "conditions", "files", "outgoing", "serializer", "engine",
-    "exchange", "protocol",
+    "plan", "buffer", "scan", "digits", "dates", "authority", "chunks", "head", "parser",
+    "httptools_parser", "wheel", "stepping", "task", "runner", "table", "converters", "router",
+    "observed", "scoreboard", "journal", "observer", "system", "channel", "watchers", "transport",
+    "acceptor", "multidict", "messages", "responses", "deadlines", "conditions", "files",
+    "outgoing", "serializer", "engine", "exchange", "protocol",
 ]
 # App.run() is the one step up: the application starts the process that serves it.
 EXCEPTIONS = {("app", "worker")}
@@ -175,11 +175,12 @@ def test_the_wire_floor_keeps_its_order(path):
 
 def test_transport_knows_nothing_of_http():
     """It moves bytes."""
-    for name in ("channel.pyx", "channel.pxd", "transport.pyx", "transport.pxd"):
+    moving = ("channel", "watchers", "transport")
+    for name in (f"{room}.{kind}" for room in moving for kind in ("pyx", "pxd")):
         path = PACKAGE / "_speedups" / name
         assert rooms(cython_imports(path)) <= {
             "_speedups.channel", "_speedups.transport", "_speedups.buffer", "_speedups.system",
-            "_speedups.wheel",
+            "_speedups.watchers", "_speedups.wheel",
         }, name
         assert "cimport Request" not in path.read_text()
 

@@ -13,6 +13,7 @@ from test_supervisor import APP, until
 
 from fastserve import cpus, machine
 from fastserve.config import Config
+from fastserve.listeners import Listener
 
 
 def said(caplog, monkeypatch, *, somaxconn=4096, workers=2, processors=(0, 1), **settings):
@@ -20,9 +21,11 @@ def said(caplog, monkeypatch, *, somaxconn=4096, workers=2, processors=(0, 1), *
     monkeypatch.setattr(machine, "somaxconn", lambda: somaxconn)
     monkeypatch.setattr(machine, "raise_limit", lambda: 1024)
     monkeypatch.setattr(cpus, "allowed", lambda: list(processors))
-    group = SimpleNamespace(listeners=[SimpleNamespace(label="http://127.0.0.1:8000")])
+    groups = [
+        SimpleNamespace(listeners=[Listener(None, f"http://127.0.0.1:{port}", plain=plain)])
+        for port, plain in ((8000, False), (8001, True))]
     caplog.set_level("INFO", logger="fastserve")
-    machine.introduce(Config(workers=workers, **settings), workers, [group])
+    machine.introduce(Config(workers=workers, **settings), workers, groups)
     return caplog.text
 
 
@@ -33,6 +36,12 @@ def test_the_limits_are_one_line(caplog, monkeypatch):
     assert ("1,024 open files, so 992 connections for each worker; 2,048 may wait in each queue"
             in text)
     assert "WARNING" not in text
+
+
+def test_with_certificates_only_what_is_plain_is_http(caplog, monkeypatch):
+    """The supervisor says the URLs that a client may use, as its workers do."""
+    text = said(caplog, monkeypatch, ssl_certfile="cert.pem", ssl_keyfile="key.pem")
+    assert "2 workers for https://127.0.0.1:8000, http://127.0.0.1:8001" in text
 
 
 def test_fewer_connections_may_be_wanted(caplog, monkeypatch):

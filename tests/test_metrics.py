@@ -31,7 +31,7 @@ from fastserve.config import Config
 from fastserve.errors import ConfigError
 from fastserve.metrics import EDGES_S, OPENMETRICS, PLAIN, Metrics, preferred, render
 from fastserve.readings import LIMITS_S, total
-from fastserve.shm import BoardError, SharedBoard
+from fastserve.shm import BoardError
 from fastserve.testing import TestClient
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(fastserve.__file__).parent.parent)}
@@ -59,13 +59,6 @@ async def things():
 def boom():
     raise HTTPError(500)
 """
-
-
-@pytest.fixture
-def board():
-    board = SharedBoard(8)
-    yield board
-    board.close()
 
 
 def samples_of(text, kind=PLAIN, types=("counter", "histogram", "gauge", "info")):

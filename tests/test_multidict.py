@@ -157,6 +157,15 @@ def test_odd_queries(query_of, query, pairs):
     assert query_of(query).items() == pairs
 
 
+@given(st.text("ab=&%+24;", max_size=20), st.text("ab=&%+24; $", max_size=3))
+def test_a_name_is_found_in_place(query_of, query, name):
+    """Looked up in the bytes as they came, a name has its first value of the list, or none."""
+    pairs = query_of(query.encode()).items()
+    for wanted in (name, *dict(pairs)):
+        first = next((value for key, value in pairs if key == wanted), None)
+        assert query_of(query.encode()).get(wanted) == first
+
+
 @pytest.fixture(scope="module")
 def query_of():
     """The query of a real request, by its bytes."""

@@ -844,6 +844,26 @@ def test_the_fields_of_each_request_are_its_own(bench):
     assert [len(reply["body"]) for reply in replies] == [min(size, 9) for size in sent]
 
 
+def test_a_request_keeps_its_fields_when_others_come(loop):
+    """What a handler kept reads as it was sent, whether the next ones had the same fields."""
+    app = App()
+    kept = []
+
+    @app.get("/")
+    def keep(request: Request):
+        kept.append(request)
+
+    bench = Bench(app, loop, "fake")
+    link = bench.connect()
+    sent = ["a", "a", "a", "a", "bb", "a", "bb", "bb", "bb", "c", "c", "c"]
+    for nth, value in enumerate(sent):
+        link.send(request(f"/?nth={nth}", x_value=value))
+    assert [request.query["nth"] for request in kept] == [str(nth) for nth in range(len(sent))]
+    assert [request.headers["x-value"] for request in kept] == sent
+    assert [len(request.headers) for request in kept] == [2] * len(sent)
+    bench.close()
+
+
 def test_lingering_is_bounded_in_time(bench):
     """A client that stays silent is dropped after two seconds of the clock."""
     link = bench.connect()

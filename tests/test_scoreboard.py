@@ -307,6 +307,24 @@ def test_an_id_of_a_stranger_is_believed_only_where_it_is_sane(watched):
         assert bad.encode() not in body or not bad
 
 
+def test_an_id_that_comes_and_goes_is_noted_each_time(watched):
+    """With the same fields again or with others, the record has what request.id says."""
+    bench, reader = watched(app_of_all_kinds())
+    link = bench.connect()
+    sent = [None, None, None, "one", "one", "one", "a b", "a b", "a b", None, None, "two", None]
+    named = []
+    for number, own in enumerate(sent, 1):
+        fields = "" if own is None else f"X-Request-ID: {own}\r\n"
+        link.send(f"GET /id HTTP/1.1\r\nHost: a\r\n{fields}\r\n".encode())
+        bench.turn()
+        named.append(link.received.rpartition(b"\r\n\r\n")[2].decode())
+        assert reader.record(number)[1] == named[-1]
+
+    assert [name if name in ("one", "two") else None for name in named] == [
+        None if own == "a b" else own for own in sent]
+    assert len({name for name in named if name not in ("one", "two")}) == 9
+
+
 def test_ids_of_our_own_differ(watched):
     """No two requests of an engine, nor of two engines, have one id."""
     bench, _ = watched(app_of_all_kinds())

@@ -16,13 +16,6 @@ from fastserve.readings import LIMITS_S, REASONS, longest_s, quantile_s, total
 from fastserve.shm import BoardError, SharedBoard, read_board
 
 
-@pytest.fixture
-def board():
-    board = SharedBoard(8)
-    yield board
-    board.close()
-
-
 def requests_of(reading):
     """All that were counted, by route and status."""
     return {key: dict(series.statuses) for key, series in reading.series().items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import os
 import re
 import signal
@@ -230,6 +231,31 @@ def test_a_worker_that_hangs_for_good_is_replaced_and_its_stacks_are_shown(start
     assert "tasks:" in server.log
 
 
+def test_a_worker_that_turns_again_at_the_last_moment_stays(start):
+    """Between its stacks and the kill its loop turns: it keeps its place and its clients."""
+    server = start("--workers", "2", "--stall-soft-s", "0.5", "--stall-hard-s", "1")
+    before = pids(server)
+    hung = min(before)
+    with contextlib.ExitStack() as stack:
+        clients = []
+        while not any(pid == hung for _, pid in clients):
+            client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+            stack.callback(client.close)
+            client.request("GET", "/")
+            clients.append((client, json.loads(client.getresponse().read())["pid"]))
+        os.kill(hung, signal.SIGSTOP)
+        try:
+            until(lambda: "its stacks follow" in server.log)
+        finally:
+            os.kill(hung, signal.SIGCONT)
+        until(lambda: "it turned in time, and stays" in server.log)
+        time.sleep(1.5)     # it would have been killed after one second
+        clients[-1][0].request("GET", "/")
+        assert json.loads(clients[-1][0].getresponse().read())["pid"] == hung
+    assert pids(server) == before
+    assert "SIGKILL" not in server.log
+
+
 def ask_in_vain(server):
     with contextlib.suppress(OSError, http.client.HTTPException):
         ask(server, "/block/60", 30)
@@ -241,6 +267,23 @@ def test_a_busy_worker_is_not_killed(start):
     (pid,) = pids(server)
     for _ in range(8):
         assert ask(server, "/block/0.8")[1] == {"pid": pid}
+
+
+def test_a_server_that_stood_still_as_a_whole_loses_no_worker(start):
+    """A paused container: the supervisor has seen no silence that it did not sleep through."""
+    server = start("--workers", "2", "--stall-soft-s", "1.5", "--stall-hard-s", "2.5")
+    before = pids(server)
+    everyone = [server.process.pid, *before]
+    for pid in everyone:
+        os.kill(pid, signal.SIGSTOP)
+    time.sleep(4)
+    for pid in everyone:        # the supervisor looks at them before they can turn
+        os.kill(pid, signal.SIGCONT)
+        time.sleep(0.4)
+    time.sleep(2)
+    assert "no turn of its loop" not in server.log
+    assert "its stacks follow" not in server.log
+    assert pids(server) == before
 
 
 def test_a_reload_brings_new_code_and_fails_nobody(start, code):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import collections
+import contextlib
+import os
 import re
 import signal
 import socket
@@ -19,7 +21,10 @@ CALL = re.compile(r"^\d+ +(\w+)\((\d+)[,)]")
 
 @pytest.fixture
 def traced(tmp_path, needs):
-    """A server under strace; yields (address, stop), and stop() gives the calls by descriptor."""
+    """A server under strace: its address, its process, and stop(), which gives the calls made.
+
+    They are by descriptor, the first argument.
+    """
     strace = needs("strace")
     log = tmp_path / "calls"
     server = subprocess.Popen(
@@ -40,13 +45,11 @@ def traced(tmp_path, needs):
         if not line:
             pytest.fail(f"the server did not start: {said}")
 
+    children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text()
+    pid = int(children)
+
     def stop() -> dict[int, list[str]]:
-        server.send_signal(signal.SIGINT)
-        children = subprocess.run(
-            ["pgrep", "-P", str(server.pid)], capture_output=True, text=True, check=False
-        )
-        for pid in children.stdout.split():
-            subprocess.run(["kill", "-INT", pid], check=False)
+        os.kill(pid, signal.SIGINT)
         server.wait(20)
         calls = collections.defaultdict(list)
         for call in map(CALL.match, log.read_text().splitlines()):
@@ -55,7 +58,7 @@ def traced(tmp_path, needs):
         return calls
 
     try:
-        yield (found[1], int(found[2])), stop
+        yield (found[1], int(found[2])), pid, stop
     finally:
         server.kill()
         server.wait()
@@ -73,10 +76,14 @@ def ask(client: socket.socket, data: bytes, count: int) -> None:
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="strace is Linux's")
 def test_one_recv_and_one_send_per_batch(traced):
     """A read batch, of one request or of sixteen, costs one recv and one send, nothing else."""
-    address, stop = traced
+    address, pid, stop = traced
+    os.kill(pid, signal.SIGSTOP)    # so that the first request is there at the accept
     with socket.create_connection(address) as client:
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        for _ in range(20):
+        client.sendall(request("/"))
+        os.kill(pid, signal.SIGCONT)
+        ask(client, b"", 1)
+        for _ in range(19):
             ask(client, request("/"), 1)
         for _ in range(20):
             ask(client, request("/json") * 16, 16)
@@ -93,7 +100,7 @@ def test_one_recv_and_one_send_per_batch(traced):
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="strace is Linux's")
 def test_a_connection_costs_no_other_calls(traced):
     """Accepting sets no options: one accept4, one registration, the request, the end."""
-    address, stop = traced
+    address, _, stop = traced
     for _ in range(10):
         with socket.create_connection(address) as client:
             ask(client, request("/", Connection="close"), 1)
@@ -103,3 +110,23 @@ def test_a_connection_costs_no_other_calls(traced):
     assert every["setsockopt"] <= 20  # of the listener and the loop, not per connection
     assert every["getpeername"] == 0
     assert every["getsockname"] <= 10
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="strace is Linux's")
+def test_a_quick_client_with_one_request_is_not_registered(traced):
+    """Its request is there when it is accepted: accept4, recv, send, close, and no epoll_ctl."""
+    address, pid, stop = traced
+    os.kill(pid, signal.SIGSTOP)
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(socket.create_connection(address)) for _ in range(40)]
+        for client in clients:
+            client.sendall(request("/", Connection="close"))
+        os.kill(pid, signal.SIGCONT)
+        for client in clients:
+            ask(client, b"", 1)
+    calls = stop()
+
+    every = collections.Counter(name for names in calls.values() for name in names)
+    assert every["sendto"] == 40
+    assert every["recvfrom"] < 50       # the loop has a few of its own
+    assert every["epoll_ctl"] < 40      # of the loop and its listeners

@@ -116,6 +116,21 @@ def serve(tmp_path, code, manager, *more, **variables):
         "--graceful-timeout-s", "5", *flags(tmp_path), *more, env=environment)
 
 
+def test_it_is_told_of_code_that_a_canary_refused(tmp_path, code, manager):
+    """For as long as that is what a worker that dies comes back with."""
+    with serve(tmp_path, code, manager, "--canary", "1", "--canary-s", "1") as server:
+        until(lambda: manager.said("READY"))
+        code.write_text("1 / 0")
+        server.send(signal.SIGHUP)
+        until(lambda: "refused" in manager.said("STATUS")[-1])
+        assert re.fullmatch(
+            "serving: 2 of 2 workers; the code on disk was refused: .*could not start.*",
+            manager.said("STATUS")[-1])
+        code.write_text(APP_WITH_ENVIRONMENT)
+        server.send(signal.SIGHUP)
+        until(lambda: manager.said("STATUS")[-1] == "serving: 2 of 2 workers")
+
+
 def test_it_is_told_what_a_server_with_workers_does(tmp_path, code, manager):
     """Ready once every worker serves, reloading, ready again, stopping; nobody else is told."""
     with serve(tmp_path, code, manager) as server:

@@ -20,7 +20,6 @@ from server_process import serve_in_process
 
 import fastserve
 from fastserve._speedups import scoreboard as layout
-from fastserve.shm import SharedBoard
 from fastserve.tail import Filter, Follower, as_json, as_text, tail
 from fastserve.watching import duration_s, printable, shown_bytes, shown_s
 
@@ -57,13 +56,6 @@ def block():
         time.sleep(0.01)
     return "blocked"
 """
-
-
-@pytest.fixture
-def board():
-    board = SharedBoard(8)
-    yield board
-    board.close()
 
 
 def every(record):

@@ -24,7 +24,6 @@ from server_process import serve_in_process
 
 import fastserve
 from fastserve._speedups import scoreboard as layout
-from fastserve.shm import SharedBoard
 from fastserve.top import Sample, frame, lines_of
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="slots are Linux's")
@@ -52,13 +51,6 @@ def block():
         time.sleep(0.01)
     return "blocked"
 """
-
-
-@pytest.fixture
-def board():
-    board = SharedBoard(8)
-    yield board
-    board.close()
 
 
 class Directly:

@@ -451,3 +451,25 @@ def write(text: str):
             return (tmp_path / "app.log.1").read_text() == old and "hello" in app_log.read_text()
 
         until(all_write_to_the_new_one)
+
+
+def test_who_has_said_that_it_serves_and_died_is_not_handed_anything():
+    """Its word is read behind its end: the old supervisor would leave everything to nobody."""
+    ours, theirs = Orders.pair()
+    after = After(SimpleNamespace(pid=0, number=0), ours, 1.0)
+    theirs.send({"event": "ready", "keys": []})
+    theirs.close()
+    assert not after.listen()
+    assert not after.over
+    ours.close()
+
+
+def test_who_says_that_it_serves_is_believed():
+    """While it lives."""
+    ours, theirs = Orders.pair()
+    after = After(SimpleNamespace(pid=0, number=0), ours, 1.0)
+    theirs.send({"event": "ready", "keys": ["tcp"]})
+    assert after.listen()
+    assert (after.over, after.keys) == (True, {"tcp"})
+    for talk in (ours, theirs):
+        talk.close()

@@ -5,8 +5,6 @@
 # connections either nothing is accepted until enough have left, or the surplus is answered
 # with bytes made before. Nothing in here waits, and a stranger cannot make the log grow.
 
-from libc.stdint cimport uint32_t
-
 from fastserve._speedups.channel cimport LogRation, Watcher
 from fastserve._speedups.transport cimport Poller
 

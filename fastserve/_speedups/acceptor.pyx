@@ -11,7 +11,7 @@ from fastserve._speedups.channel cimport LogRation, Protocol, Watcher
 from fastserve._speedups.system cimport (
     EPOLLIN, EPOLLRDHUP, MSG_NOSIGNAL, SHUT_WR, c_close, c_errno, c_shutdown, fs_accept,
     fs_next_may_do, recv, send, try_again)
-from fastserve._speedups.transport cimport Poller, open_transport
+from fastserve._speedups.transport cimport Poller, welcome_transport
 
 cdef enum:
     ACCEPTS_PER_TURN = 64
@@ -186,7 +186,7 @@ cdef class Acceptor(Watcher):
         except BaseException:
             c_close(fd)
             raise
-        open_transport(poller, fd, protocol)
+        welcome_transport(poller, fd, protocol)
         return 0
 
     cdef int rest(self, int code) except -1:

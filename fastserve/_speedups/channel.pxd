@@ -28,9 +28,10 @@ cdef class Protocol(Timed):
     # What a transport delivers to. The `cpdef` side is asyncio's Protocol.
     cdef int connected(self, Channel channel) except -1
     cdef int receive(self, const char* data, Py_ssize_t size) except -1  # data dies on return
-    # Where it would keep what comes as it is: then that is read into an object of its own.
-    cdef bint wants_pieces(self)
-    cdef int receive_piece(self, bytes piece) except -1
+    # Whether it has room of its own for what comes next, and where: for `size` bytes at most, which
+    # becomes how many. Whatever is read there is given to receive() before anything else happens.
+    cdef bint has_room(self)
+    cdef char* room(self, Py_ssize_t* size) except NULL
     cpdef eof_received(self)            # the peer sends no more; true keeps the way out open
     cpdef connection_lost(self, error)  # once, the last call
     cpdef pause_writing(self)           # the backlog is over its high-water mark
@@ -49,6 +50,7 @@ cdef class Watcher:
     cdef int fd                     # -1 once closed
     cdef uint32_t generation        # tells a late event for a reused fd from a current one
     cdef uint32_t mask              # the events asked for
+    cdef bint fresh                 # the kernel has not been asked for them yet
     cdef int ready(self, uint32_t events) except -1
 
 cdef class Channel(Watcher):

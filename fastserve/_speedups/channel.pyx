@@ -7,7 +7,7 @@ import asyncio
 import os
 import time
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint32_t
 from libc.stdlib cimport free, malloc
 
@@ -44,11 +44,11 @@ cdef class Protocol:
     cdef int receive(self, const char* data, Py_ssize_t size) except -1:
         return 0
 
-    cdef bint wants_pieces(self):
+    cdef bint has_room(self):
         return False
 
-    cdef int receive_piece(self, bytes piece) except -1:
-        return self.receive(PyBytes_AS_STRING(piece), PyBytes_GET_SIZE(piece))
+    cdef char* room(self, Py_ssize_t* size) except NULL:
+        raise NotImplementedError
 
     cpdef eof_received(self):
         return None

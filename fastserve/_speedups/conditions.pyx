@@ -74,8 +74,8 @@ cdef inline bytes joined(bytes before, Field* field):
 
 cdef Conditions read_conditions(Request request):
     cdef Conditions found = Conditions.__new__(Conditions)
-    cdef const char* cursor = PyBytes_AS_STRING(request.head) + request.fields_start
-    cdef const char* end = PyBytes_AS_STRING(request.head) + PyBytes_GET_SIZE(request.head)
+    cdef const char* cursor = request.first_field()
+    cdef const char* end = cursor + request.fields_size()
     cdef Field field
     cdef char first
     while end - cursor > SHORTEST:

@@ -17,7 +17,7 @@ from fastserve._speedups.parser cimport NativeParser
 from fastserve._speedups.router cimport Router
 from fastserve._speedups.scoreboard cimport (
     AT_ACCEPT_QUEUE, AT_BYTES_IN, AT_BYTES_OUT, AT_CONNECTIONS, AT_CONNECTIONS_TOTAL, AT_DRAINING,
-    AT_EXPIRED, AT_IN_FLIGHT, AT_REJECTED, AT_SHED, AT_WAITING, Scoreboard)
+    AT_EXPIRED, AT_IN_FLIGHT, AT_REJECTED, AT_SHED, AT_WAITING)
 from fastserve._speedups.runner cimport Runner
 from fastserve._speedups.serializer cimport Serializer
 from fastserve._speedups.transport cimport Poller, open_transport

@@ -420,6 +420,7 @@ cdef class AnsweringConnection(ServedConnection):
         exchange.call.data = NULL       # of the read that is at hand, and gone soon
         exchange.call.params = NULL
         exchange.call.seen.head = PyBytes_AS_STRING(request.head)
+        exchange.call.seen.fields = request.first_field()
         self.enqueue(exchange)
         return exchange
 

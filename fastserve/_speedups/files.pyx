@@ -6,10 +6,8 @@
 
 import errno
 import os
-import stat
 import time
 
-cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.errno cimport EAGAIN, EINVAL, ENOSYS, EOPNOTSUPP, EPERM
 from libc.stdint cimport int64_t, uint64_t
@@ -17,6 +15,7 @@ from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from fastserve._speedups.conditions cimport (
     Conditions, precondition, read_conditions, selected_ranges, coding_weight)
+from fastserve._speedups.dates cimport DATE_BYTES, put_date
 from fastserve._speedups.messages cimport Request
 from fastserve._speedups.responses cimport FileSpan, PartsResponse, Response
 from fastserve._speedups.multidict cimport MutableHeaders
@@ -412,14 +411,9 @@ cdef Response spans(list parts, int64_t length, OpenFile file):
 
 
 cdef bytes http_date(int64_t seconds):
-    t = time.gmtime(seconds)
-    return b"%b, %02d %b %04d %02d:%02d:%02d GMT" % (
-        DAYS[t.tm_wday], t.tm_mday, MONTHS[t.tm_mon - 1], t.tm_year, t.tm_hour, t.tm_min, t.tm_sec)
-
-
-cdef tuple DAYS = (b"Mon", b"Tue", b"Wed", b"Thu", b"Fri", b"Sat", b"Sun")
-cdef tuple MONTHS = (b"Jan", b"Feb", b"Mar", b"Apr", b"May", b"Jun",
-                     b"Jul", b"Aug", b"Sep", b"Oct", b"Nov", b"Dec")
+    cdef char[DATE_BYTES] text
+    put_date(text, seconds)
+    return PyBytes_FromStringAndSize(text, DATE_BYTES)
 
 
 cdef Response respond(Representation form, Request request, Conditions conditions, OpenFile file):

@@ -57,6 +57,7 @@ cdef struct Head:
     bint expect_continue            # Expect: 100-continue, in HTTP/1.1
     bint upgrade                    # HTTP/1.1, no body, Upgrade present, Connection lists it
     bint has_query                  # there was a "?"
+    bint recalled                   # the fields are those of the memo, byte for byte
     # To resume. All zero before the first byte of a head.
     uint8_t phase
     uint16_t header_count

@@ -592,6 +592,7 @@ cdef inline bint recall(
     head.upgrade = kept.upgrade
     head.header_count = kept.header_count
     head.seen = kept.seen
+    head.recalled = True
     return True
 
 

@@ -15,6 +15,8 @@ from libc.string cimport memcpy, memset, strlen
 from libc.time cimport gmtime_r, time_t, tm
 
 from fastserve._speedups.buffer cimport Buffer
+from fastserve._speedups.dates cimport put_clock
+from fastserve._speedups.digits cimport put_number, put_pair
 from fastserve._speedups.head cimport METHOD_OTHER, Field, next_field
 from fastserve._speedups.observed cimport Observed
 from fastserve._speedups.plan cimport Plan
@@ -56,14 +58,9 @@ cdef extern from *:
         while (p < end && fs_plain(*p)) p++;
         return p;
     }
-    static const char fs_pairs[] =
-        "00010203040506070809101112131415161718192021222324252627282930313233343536373839"
-        "40414243444546474849505152535455565758596061626364656667686970717273747576777879"
-        "8081828384858687888990919293949596979899";
     """
     const char* skip_quotable "fs_skip_quotable"(const char* p, const char* end) noexcept nogil
     const char* skip_plain "fs_skip_plain"(const char* p, const char* end) noexcept nogil
-    const char* PAIRS "fs_pairs"
 
 cdef enum:
     # The rooms, in bytes as they are written. With the words around them, numbers and the
@@ -83,6 +80,10 @@ cdef const char* MONTHS = b"JanFebMarAprMayJunJulAugSepOctNovDec"
 cdef const char* HEX = b"0123456789abcdef"
 
 
+cdef inline bint is_unlogged(const Observed* seen) noexcept:
+    return seen.plan != NULL and (<Plan>seen.plan).unlogged and seen.status < 500
+
+
 cdef inline char* say(char* at, const char* words) noexcept:
     # Words of our own; the compiler knows their length.
     cdef size_t size = strlen(words)
@@ -95,26 +96,8 @@ cdef inline char* put(char* at, const char* data, Py_ssize_t size) noexcept:
     return at + size
 
 
-cdef inline char* put_pair(char* at, int value) noexcept:
-    memcpy(at, PAIRS + 2 * value, 2)
-    return at + 2
-
-
-cdef inline char* put_number(char* at, int64_t value) noexcept:
-    cdef char[20] digits
-    cdef int first = 20
-    cdef uint64_t rest = 0 if value < 0 else <uint64_t>value
-    while rest >= 100:
-        first -= 2
-        memcpy(digits + first, PAIRS + 2 * (rest % 100), 2)
-        rest //= 100
-    if rest >= 10:
-        first -= 2
-        memcpy(digits + first, PAIRS + 2 * rest, 2)
-    else:
-        first -= 1
-        digits[first] = <char>(48 + rest)
-    return put(at, digits + first, 20 - first)
+cdef inline char* put_count(char* at, int64_t value) noexcept:
+    return put_number(at, 0 if value < 0 else <uint64_t>value)
 
 
 cdef inline char* put_micros(char* at, int micros) noexcept:
@@ -128,7 +111,7 @@ cdef inline char* put_duration(char* at, const Observed* seen) noexcept:
     cdef int64_t micros = (seen.ended_ns - seen.begun_ns) // 1000
     if micros < 0:
         micros = 0
-    at = put_number(at, micros // 1000000)
+    at = put_count(at, micros // 1000000)
     at[0] = c"."
     return put_micros(at + 1, <int>(micros % 1000000))
 
@@ -282,7 +265,7 @@ cdef class Journal:
 
     cdef int add(self, const Observed* seen) except -1:
         cdef char* at
-        if self.choosy and not self.wanted(seen):
+        if (self.choosy and not self.wanted(seen)) or is_unlogged(seen):
             return 0
         self.lines.reserve(LOG_LINE_BYTES)
         at = self.lines.data + self.lines.size
@@ -345,11 +328,7 @@ cdef class Journal:
             at[0] = c"-"
             at = put_pair(at + 1, parts.tm_mday)
             at[0] = c"T"
-        at = put_pair(at + 1, parts.tm_hour)
-        at[0] = c":"
-        at = put_pair(at + 1, parts.tm_min)
-        at[0] = c":"
-        at = put_pair(at + 1, parts.tm_sec)
+        at = put_clock(at + 1, &parts)
         at = say(at, b" +0000" if self.form == TEXT else b".")
         self.time_size = at - self.time
         self.second = second
@@ -395,8 +374,8 @@ cdef class Journal:
             at = put_json_text(at, template, ROUTE_ROOM)
             at[0] = c'"'
             at += 1
-        at = put_number(say(at, b',"status":'), seen.status)
-        at = put_number(say(at, b',"body_bytes":'), seen.body_bytes)
+        at = put_count(say(at, b',"status":'), seen.status)
+        at = put_count(say(at, b',"body_bytes":'), seen.body_bytes)
         at = put_duration(say(at, b',"duration_s":'), seen)
         if seen.id_size == 0:
             at = say(at, b',"request_id":null')
@@ -428,9 +407,9 @@ cdef class Journal:
             at = put_between_quotes(
                 at + 1, seen.head + seen.target_start, seen.target_size, TARGET_ROOM, TEXT)
             at = say(at, b" HTTP/1.1" if seen.minor_version else b" HTTP/1.0")
-        at = put_number(say(at, b'" '), seen.status)
+        at = put_count(say(at, b'" '), seen.status)
         at[0] = c" "
-        at = put_number(at + 1, seen.body_bytes)
+        at = put_count(at + 1, seen.body_bytes)
         at[0] = c" "
         at = put_duration(at + 1, seen)
         at[0] = c" "
@@ -464,8 +443,8 @@ cdef class Journal:
             at = say(at, b" route=")
             at = put_logfmt(
                 at, PyBytes_AS_STRING(template), PyBytes_GET_SIZE(template), ROUTE_ROOM)
-        at = put_number(say(at, b" status="), seen.status)
-        at = put_number(say(at, b" body_bytes="), seen.body_bytes)
+        at = put_count(say(at, b" status="), seen.status)
+        at = put_count(say(at, b" body_bytes="), seen.body_bytes)
         at = put_duration(say(at, b" duration_s="), seen)
         at = say(at, b" request_id=")
         if seen.id_size == 0:
@@ -533,8 +512,8 @@ cdef class Journal:
         cdef int count = 0, index
         if seen.head == NULL or self.chosen_count == 0:
             return 0
-        cursor = seen.head + seen.fields_start
-        end = seen.head + seen.head_size - 2
+        cursor = seen.fields
+        end = cursor + seen.fields_size
         while count < MAX_MATCHES and next_field(&cursor, end, &field):
             for index in range(self.chosen_count):
                 if is_named(&field, &self.chosen[index]):
@@ -567,13 +546,13 @@ cdef class Journal:
             line = raw[:raw.index(b"\r\n")]
             method, target, version = line.split(b" ")
             seen.head = PyBytes_AS_STRING(raw)
-            seen.head_size = <uint32_t>len(raw)
             seen.method = METHOD_OTHER
             seen.minor_version = version == b"HTTP/1.1"
             seen.method_size = <uint32_t>len(method)
             seen.target_start = seen.method_size + 1
             seen.target_size = <uint32_t>len(target)
-            seen.fields_start = <uint32_t>len(line) + 2
+            seen.fields = seen.head + len(line) + 2
+            seen.fields_size = <uint32_t>(len(raw) - len(line) - 2)
         seen.status = status
         seen.client = <PyObject*>client
         memcpy(seen.id, PyBytes_AS_STRING(id), len(id))
@@ -595,7 +574,7 @@ cdef class RecordJournal(Journal):
 
     cdef int add(self, const Observed* seen) except -1:
         cdef bytes template
-        if self.choosy and not self.wanted(seen):
+        if (self.choosy and not self.wanted(seen)) or is_unlogged(seen):
             return 0
         template = template_of(seen)
         fields = {

@@ -1,10 +1,10 @@
 # What a handler receives.
 
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 
-from fastserve._speedups.buffer cimport Buffer
+from fastserve._speedups.buffer cimport Block, Buffer
 from fastserve._speedups.channel cimport Channel, Protocol
-from fastserve._speedups.multidict cimport MutableHeaders
 from fastserve._speedups.plan cimport Plan
 
 cdef class Connection(Protocol):
@@ -29,6 +29,9 @@ cdef class Body:
     cdef Connection connection
     cdef list pieces            # bytes, not taken yet
     cdef Buffer crumbs          # behind them: small pieces, which would cost an object each
+    cdef Block block            # while collecting, all of them; else room for the next; or None
+    cdef int64_t promised       # by Content-Length; -1: nothing
+    cdef Py_ssize_t limit       # while collecting: woken above; -1: none
     cdef Py_ssize_t size        # of all that is not taken
     cdef Py_ssize_t received    # in all
     cdef object waiter          # future of the one coroutine that waits, or None
@@ -37,7 +40,12 @@ cdef class Body:
     cdef bint collecting        # body() wants all of it: no pause but the limit
 
     cdef int feed(self, const char* data, Py_ssize_t size) except -1
-    cdef int feed_piece(self, bytes piece) except -1    # the same, without a copy
+    # Where the next `size` bytes of it may be put; feed() them from there, and they are not copied
+    # again. What else lies there is gone then.
+    cdef char* room(self, Py_ssize_t size) except NULL
+    cdef int collect(self, Py_ssize_t limit) except -1  # all of it becomes one
+    cdef int scatter(self) except -1                    # and pieces again
+    cdef int make_room(self, Py_ssize_t size) except -1
     cdef bytes take(self)       # all that is there
     cdef bytes take_next(self)  # the same, but a large piece alone: joining would copy it
     cdef int gather(self) except -1
@@ -60,11 +68,12 @@ cdef class Request:
     cdef Connection connection
     cdef Plan plan
     cdef tuple values           # of the path parameters, in path order
-    cdef bytes head             # the raw head; every offset below is into it
+    cdef bytes head             # the raw request line, or all of the head; offsets lead into it
     cdef uint32_t method_start, method_size
     cdef uint32_t target_start, target_size
     cdef uint32_t path_start, path_size
     cdef uint32_t query_start, query_size
+    cdef bytes fields           # the raw fields, from `fields_start` to their blank line
     cdef uint32_t fields_start
     cdef uint8_t method_id
     cdef uint8_t minor_version
@@ -85,6 +94,12 @@ cdef class Request:
     cdef bint encoded(self)
     cdef object neighbour(self)     # the Address of whoever connected, or None once it is gone
     cdef Origin origin(self)
+
+    cdef inline const char* first_field(self) noexcept:
+        return PyBytes_AS_STRING(self.fields) + self.fields_start
+
+    cdef inline uint32_t fields_size(self) noexcept:
+        return <uint32_t>PyBytes_GET_SIZE(self.fields) - self.fields_start
 
 cdef enum:
     DECODED_PER_TURN = 1024 * 1024      # of one body, before others get the loop

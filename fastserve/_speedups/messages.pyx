@@ -8,9 +8,10 @@ from io import BytesIO
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.unicode cimport PyUnicode_DecodeLatin1, PyUnicode_DecodeUTF8
+from cpython.unicode cimport PyUnicode_DecodeLatin1
+from libc.string cimport memcpy
 
-from fastserve._speedups.buffer cimport Buffer
+from fastserve._speedups.buffer cimport Block, Buffer
 from fastserve._speedups.multidict cimport (
     MutableHeaders, mutable_headers, name_host, query_params, request_headers, unquote)
 from fastserve._speedups.head cimport METHOD_OTHER
@@ -19,7 +20,10 @@ from fastserve.errors import HTTPError
 
 cdef enum:
     CRUMB_BYTES = 1024      # of a body: a smaller piece is copied together with its neighbours
+    READ_PIECE = 4096       # where there was room for it: a smaller one does not keep that
     LARGE_PIECE = 32 * 1024 # is given to the handler alone, and not joined to others
+    FIRST_ROOM = 16 * 1024 * 1024    # for what was promised: address space, until bytes come
+    ROOM_FACTOR = 4             # and behind it for so many times what has come
 
 cdef object loads = None      # orjson's, once something is served: its import is a quarter of ours
 
@@ -82,26 +86,77 @@ class State(types.SimpleNamespace):
 
 cdef class Body:
     cdef int feed(self, const char* data, Py_ssize_t size) except -1:
+        cdef bint in_place = self.block is not None and data == self.block.end()
         if self.error is not None:
             return 0
+        self.size += size
+        self.received += size
+        if self.collecting:
+            if not in_place:
+                self.make_room(size)
+                memcpy(self.block.end(), data, size)
+            self.block.size += size
+            return self.wake() if 0 <= self.limit < self.received else 0
         if size < CRUMB_BYTES:
             if self.crumbs is None:
                 self.crumbs = Buffer.__new__(Buffer)
             self.crumbs.append(data, size)
         else:
-            return self.feed_piece(PyBytes_FromStringAndSize(data, size))
-        self.size += size
-        self.received += size
+            self.gather()
+            if in_place and size >= READ_PIECE:
+                self.block.size = size
+                self.pieces.append(self.block.take())
+            else:
+                self.pieces.append(PyBytes_FromStringAndSize(data, size))
+        self.block = None
         return self.wake()
 
-    cdef int feed_piece(self, bytes piece) except -1:
-        if self.error is not None:
+    cdef char* room(self, Py_ssize_t size) except NULL:
+        if self.block is None:
+            self.block = Block.__new__(Block)
+        if self.collecting:
+            self.make_room(size)
+        else:
+            self.block.grow(size)
+        return self.block.end()
+
+    cdef int make_room(self, Py_ssize_t size) except -1:
+        # A claim costs little: what has come decides how much there may be room for.
+        cdef Py_ssize_t wanted = self.block.size + size
+        cdef Py_ssize_t ahead = ROOM_FACTOR * wanted
+        if wanted <= self.block.capacity:
             return 0
-        self.gather()
-        self.pieces.append(piece)
-        self.size += PyBytes_GET_SIZE(piece)
-        self.received += PyBytes_GET_SIZE(piece)
-        return self.wake()
+        if self.promised <= 0:
+            ahead = 2 * self.block.capacity
+        else:
+            if ahead < FIRST_ROOM:
+                ahead = FIRST_ROOM
+            if ahead > self.promised:
+                ahead = <Py_ssize_t>self.promised
+        return self.block.grow(max(ahead, wanted))
+
+    cdef int collect(self, Py_ssize_t limit) except -1:
+        cdef bytes so_far
+        self.limit = limit
+        if self.collecting or self.complete:
+            return 0
+        so_far = self.take()
+        self.block = Block.__new__(Block)
+        self.collecting = True
+        if so_far:
+            self.size = PyBytes_GET_SIZE(so_far)
+            self.make_room(self.size)
+            memcpy(self.block.end(), PyBytes_AS_STRING(so_far), self.size)
+            self.block.size = self.size
+        return 0
+
+    cdef int scatter(self) except -1:
+        if self.collecting:
+            self.collecting = False
+            if self.size:
+                self.pieces.append(self.block.take())
+            self.block = None
+        return 0
 
     cdef int gather(self) except -1:
         if self.crumbs is not None and self.crumbs.size:
@@ -111,6 +166,9 @@ cdef class Body:
 
     cdef bytes take(self):
         cdef bytes taken
+        if self.collecting:
+            self.size = 0
+            return self.block.take()
         self.gather()
         taken = self.pieces[0] if len(self.pieces) == 1 else b"".join(self.pieces)
         self.pieces.clear()
@@ -213,7 +271,7 @@ cdef class Request:
     def headers(self):
         """The header fields: a multi-dict whose names have no case."""
         if self.parsed_headers is None:
-            self.parsed_headers = request_headers(self.head, self.fields_start)
+            self.parsed_headers = request_headers(self.fields, self.fields_start)
             if self.head[self.target_start] not in b"/*":
                 name_host(self.parsed_headers, self.target)
         return self.parsed_headers
@@ -356,7 +414,7 @@ cdef class Request:
         if self.streamed:
             raise RuntimeError("the body was taken by stream()")
         self.check_length(limit, self.content_length)
-        arriving.collecting = True
+        arriving.collect(limit)
         self.connection.want_body(self)
         while True:
             self.check_length(limit, arriving.received)
@@ -462,6 +520,7 @@ cdef class BodyStream:
             request.content = None      # what is still encoded is nobody else's
         if self.whole is None:
             request.check_length(self.limit, request.content_length)
+            request.arriving.scatter()
             request.connection.want_body(request)
         return 0
 

@@ -4,17 +4,19 @@
 # built for what a handler does not read. A response's headers are checked the moment
 # they are set, so no line break can leave (RFC 9110 section 5.5).
 
+cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.unicode cimport PyUnicode_DecodeLatin1, PyUnicode_DecodeUTF8
 from libc.string cimport memcmp
 
 from fastserve._speedups.head cimport Field, next_field
-from fastserve._speedups.scan cimport TOKEN, hex_value, is_in
+from fastserve._speedups.scan cimport QUERY, TOKEN, find, find_any, hex_value, is_in
 
 cdef extern from "Python.h":
     const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size) except NULL
 
 
+@cython.freelist(16)
 cdef class MultiDict:
     """Names with values, several per name; immutable. `[]` and get() give the first."""
 
@@ -100,9 +102,7 @@ cdef class QueryParams(MultiDict):
             self.pairs = []
             end = open_part(self, &cursor)
             while next_component(&cursor, end, &part):
-                self.pairs.append((
-                    unquote(part.name, part.name_size, True),
-                    unquote(part.value, part.value_size, True)))
+                self.pairs.append((name_in(&part), value_in(&part)))
         return self.pairs
 
     cdef object find(self, object name):
@@ -116,12 +116,11 @@ cdef class QueryParams(MultiDict):
         wanted = PyUnicode_AsUTF8AndSize(name, &size)
         end = open_part(self, &cursor)
         while next_component(&cursor, end, &part):
-            if is_plain(part.name, part.name_size):
-                if part.name_size != size or memcmp(part.name, wanted, size) != 0:
-                    continue
-            elif unquote(part.name, part.name_size, True) != <str>name:
-                continue
-            return unquote(part.value, part.value_size, True)
+            if part.plain_name:
+                if part.name_size == size and memcmp(part.name, wanted, size) == 0:
+                    return value_in(&part)
+            elif name_in(&part) == <str>name:
+                return value_in(&part)
         return None
 
 
@@ -145,9 +144,7 @@ def form_pairs(bytes content, Py_ssize_t max_fields):
     while next_component(&cursor, end, &part):
         if len(pairs) == max_fields:
             raise ValueError(f"the form has more than {max_fields} fields")
-        pairs.append((
-            unquote(part.name, part.name_size, True),
-            unquote(part.value, part.value_size, True)))
+        pairs.append((name_in(&part), value_in(&part)))
     return pairs
 
 
@@ -157,32 +154,48 @@ cdef struct Component:
     Py_ssize_t name_size
     const char* value
     Py_ssize_t value_size
+    bint plain_name     # nothing in it is encoded
+    bint plain_value
 
 
-cdef bint next_component(const char** cursor, const char* end, Component* part) noexcept:
+cdef inline bint next_component(const char** cursor, const char* end, Component* part) noexcept:
     # Only "&" separates ("a;b" is one name), as in the WHATWG URL standard. What is between
     # two of them is skipped when empty.
-    cdef const char* start = cursor[0]
-    cdef const char* p
-    while start < end and start[0] == c"&":
-        start += 1
-    if start >= end:
-        return False
-    part.name = start
-    part.value = NULL
-    p = start
-    while p < end and p[0] != c"&":
-        if p[0] == c"=" and part.value == NULL:
-            part.value = p + 1
+    cdef const char* p = cursor[0]
+    while p < end and p[0] == c"&":
         p += 1
-    if part.value == NULL:
-        part.value = p
-        part.name_size = p - start
-    else:
-        part.name_size = part.value - start - 1
+    if p >= end:
+        return False
+    part.name = p
+    p = find_any(p, end, QUERY)
+    part.plain_name = p == end or p[0] == c"&" or p[0] == c"="
+    while p < end and p[0] != c"&" and p[0] != c"=":
+        p = find_any(p + 1, end, QUERY)
+    part.name_size = p - part.name
+    if p < end and p[0] == c"=":
+        p += 1
+    part.value = p
+    p = find_any(p, end, QUERY)
+    while p < end and p[0] == c"=":
+        p = find_any(p + 1, end, QUERY)
+    part.plain_value = p == end or p[0] == c"&"
+    if not part.plain_value:
+        p = find(p, end, c"&")
     part.value_size = p - part.value
     cursor[0] = p
     return True
+
+
+cdef inline str name_in(const Component* part):
+    return decoded(part.name, part.name_size, part.plain_name)
+
+
+cdef inline str value_in(const Component* part):
+    return decoded(part.value, part.value_size, part.plain_value)
+
+
+cdef inline str decoded(const char* data, Py_ssize_t size, bint plain):
+    return PyUnicode_DecodeUTF8(data, size, "replace") if plain else unquote(data, size, True)
 
 
 cdef inline bint is_plain(const char* data, Py_ssize_t size) noexcept:

@@ -17,11 +17,12 @@ cdef struct Observed:
     uint8_t method          # head.Method
     uint8_t minor_version
     bint refused            # it was no request: there is no head, nor method or version
-    const char* head        # the raw head; NULL where it was refused
-    uint32_t head_size
+    const char* head        # its raw request line; NULL where it was refused
     uint32_t method_start, method_size
     uint32_t target_start, target_size
-    uint32_t fields_start   # of the first field line; they end 2 bytes before the head
+    const char* fields      # the raw field lines with the blank one
+    uint32_t fields_size
+    bint nameless           # the client's own id is known not to be among them
     PyObject* plan          # the Plan that answered, or NULL
     PyObject* client        # bytes: an address without its port, or b"-"
     char id[40]             # of the request: the client's own, where that is a sane one

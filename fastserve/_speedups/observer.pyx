@@ -14,7 +14,9 @@ from fastserve._speedups.scoreboard cimport ID_BYTES, SHORTEST_LAG_NS, Scoreboar
 cdef extern from *:
     """
     static const char fs_hex_digits[] = "0123456789abcdef";
+    #define FS_HEX_SIZE(n) (16 - (__builtin_clzll((n) | 1) >> 2))
     """
+    int FS_HEX_SIZE(uint64_t n) noexcept
     const char* fs_hex_digits
 
 
@@ -26,14 +28,15 @@ cdef class RequestIds:
     cdef int name(self, Observed* seen) except -1:
         cdef const char* value
         cdef Py_ssize_t size = 0
-        if self.field and seen.head != NULL:
+        if self.field and seen.head != NULL and not seen.nameless:
             value = find_field(
-                seen.head + seen.fields_start, seen.head + seen.head_size - 2,
+                seen.fields, seen.fields + seen.fields_size,
                 PyBytes_AS_STRING(self.field), PyBytes_GET_SIZE(self.field), &size)
             if value != NULL and is_sane(value, size):
                 memcpy(seen.id, value, size)
                 seen.id_size = <uint8_t>size
                 return 0
+            seen.nameless = value == NULL
         size = PyBytes_GET_SIZE(self.prefix)
         memcpy(seen.id, PyBytes_AS_STRING(self.prefix), size)
         seen.id_size = <uint8_t>(size + put_hex(seen.id + size, seen.number))
@@ -92,10 +95,8 @@ cdef bint is_sane(const char* value, Py_ssize_t size) noexcept:
 
 
 cdef Py_ssize_t put_hex(char* to, int64_t number) noexcept:
-    cdef Py_ssize_t size = 1, at
-    while size < 16 and <uint64_t>number >> 4 * size:
-        size += 1
-    at = size
+    # At least one digit, none in vain.
+    cdef Py_ssize_t size = FS_HEX_SIZE(<uint64_t>number), at = size
     while at:
         at -= 1
         to[at] = fs_hex_digits[number & 15]

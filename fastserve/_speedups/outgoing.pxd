@@ -7,7 +7,7 @@
 from libc.stdint cimport int64_t
 
 from fastserve._speedups.channel cimport Channel
-from fastserve._speedups.responses cimport FileSpan, PartsResponse, StreamingResponse
+from fastserve._speedups.responses cimport PartsResponse, StreamingResponse
 from fastserve._speedups.task cimport TaskOwner
 
 cdef enum Framing:

@@ -22,6 +22,7 @@ cdef class Plan:
     cdef readonly int cancel_on_disconnect  # -1: as the method says
     cdef public bint decompress_requests    # undo the Content-Encoding of a request; set at start-up
     cdef readonly bint exempt               # answered however many requests are in flight
+    cdef public bint unlogged               # the access log leaves it out, but for 5xx
     cdef readonly bytes template            # the route's path as it was registered, for who counts
     cdef public int number                  # among the plans of its application
     cdef tuple kwnames                      # None, or the names of the keyword arguments

@@ -12,6 +12,7 @@ class Plan:
     cancel_on_disconnect: int
     decompress_requests: bool
     exempt: bool
+    unlogged: bool
     template: bytes
     number: int
     def __init__(

@@ -71,6 +71,7 @@ cdef class Plan:
         plan.cancel_on_disconnect = self.cancel_on_disconnect
         plan.decompress_requests = self.decompress_requests
         plan.number = self.number
+        plan.unlogged = self.unlogged
         return plan
 
     def invoke(self, request, tuple values):

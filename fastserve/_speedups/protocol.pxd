@@ -20,6 +20,8 @@ cdef class HttpProtocol(AnsweringConnection):
     cdef Parser parser
     cdef Head head
     cdef FieldMemo* memo            # owned; NULL until a second request comes
+    cdef bytes fields               # its fields; None until a Request has the same
+    cdef bint nameless              # they hold no id of a request
     cdef Py_ssize_t head_size       # > 0: `head` is complete, and waits for its turn
     cdef Py_ssize_t whole_head      # size of the head that is being answered
     cdef Chunks* chunks             # owned; NULL until a chunked body comes
@@ -29,8 +31,6 @@ cdef class HttpProtocol(AnsweringConnection):
     cdef Request receiver           # whose body is arriving; None: nobody wants it
     cdef bint continue_pending      # the client waits for "100 Continue"
     cdef bint reading_paused
-
-    cdef bytes piece                # the bytes at work(), where they are an object
 
     cdef int work(self, const char* data, Py_ssize_t size) except -1
     cdef Py_ssize_t advance(self, const char* data, Py_ssize_t size) except -1

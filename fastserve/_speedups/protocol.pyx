@@ -31,8 +31,8 @@ cdef enum:
     REQUESTS_PER_TURN = 64          # of one connection, before others get theirs
     INPUT_HIGH = 64 * 1024          # input kept while the connection cannot go on
     FIRST_WHEN_DRAINING = 4         # ticks for the first request of a new connection
-    PIECE_LEFT = 64 * 1024          # of a body to come: its reads are not copied
-    PIECE_BYTES = 4096              # but for those that are smaller
+    BODY_ROOM_LEFT = 64 * 1024      # of a body to come: it is read to where it stays
+    BODY_PER_READ = 512 * 1024      # of one that is wanted whole: it is in memory for less long
 
 cdef Plan UNROUTED = Plan(None, ())     # of a Request that no handler answers
 
@@ -115,16 +115,16 @@ cdef class HttpProtocol(AnsweringConnection):
             return self.work(NULL, 0)
         return self.work(data, size)
 
-    cdef bint wants_pieces(self):
+    cdef bint has_room(self):
         return self.stage == STAGE_LENGTH and self.receiver is not None \
-            and self.body_left >= PIECE_LEFT
+            and self.body_left >= BODY_ROOM_LEFT
 
-    cdef int receive_piece(self, bytes piece) except -1:
-        self.piece = piece if PyBytes_GET_SIZE(piece) >= PIECE_BYTES else None
-        try:
-            return self.receive(PyBytes_AS_STRING(piece), PyBytes_GET_SIZE(piece))
-        finally:
-            self.piece = None
+    cdef char* room(self, Py_ssize_t* size) except NULL:
+        if self.receiver.arriving.collecting:
+            size[0] = BODY_PER_READ
+        if size[0] > self.body_left:
+            size[0] = <Py_ssize_t>self.body_left    # the room goes where the body goes
+        return self.receiver.arriving.room(size[0])
 
     cdef int work(self, const char* data, Py_ssize_t size) except -1:
         # Go on with `data`, or with the kept input when it is NULL.
@@ -189,6 +189,9 @@ cdef class HttpProtocol(AnsweringConnection):
                         self.refuse(<int>-count)
                         break
                     self.head_size = count
+                    if not self.head.recalled:
+                        self.fields = None
+                        self.nameless = False
                 if self.first is not None and not self.may_overlap():
                     break
                 turns -= 1
@@ -236,9 +239,6 @@ cdef class HttpProtocol(AnsweringConnection):
                 self.closing = self.unread = True
                 self.stage = STAGE_HEAD
                 return size
-        elif self.piece is not None and body == PyBytes_AS_STRING(self.piece) and (
-                body_size == PyBytes_GET_SIZE(self.piece)):
-            self.receiver.arriving.feed_piece(self.piece)
         elif body_size:
             self.receiver.arriving.feed(body, body_size)
         if self.body_left == 0 if self.stage == STAGE_LENGTH else self.chunks.done:
@@ -383,19 +383,22 @@ cdef class HttpProtocol(AnsweringConnection):
         seen.method = head.method
         seen.minor_version = head.minor_version
         seen.head = data
-        seen.head_size = <uint32_t>self.whole_head
         seen.method_start = head.method_start
         seen.method_size = head.method_size
         seen.target_start = head.target_start
         seen.target_size = head.target_size
-        seen.fields_start = head.fields_start
+        seen.fields = data + head.fields_start
+        seen.fields_size = <uint32_t>self.whole_head - head.fields_start
         seen.plan = <PyObject*>plan if plan is not None else NULL
         if self.client is None:
             self.name_client()
         seen.client = <PyObject*>self.client
         seen.begun_ns = self.waits_since_ns or observer.now
         self.waits_since_ns = 0
-        return observer.begin(seen)
+        seen.nameless = self.nameless
+        observer.begin(seen)
+        self.nameless = seen.nameless
+        return 0
 
     cdef int make_room_for_memo(self) except -1:
         # A second request comes: the first one's fields would fit, and so may these.
@@ -427,7 +430,6 @@ cdef class HttpProtocol(AnsweringConnection):
         cdef int i
         request.connection = self
         request.plan = plan
-        request.head = PyBytes_FromStringAndSize(call.data, self.whole_head)
         request.method_start = head.method_start
         request.method_size = head.method_size
         request.target_start = head.target_start
@@ -436,7 +438,16 @@ cdef class HttpProtocol(AnsweringConnection):
         request.path_size = head.path_size
         request.query_start = head.query_start
         request.query_size = head.query_size
-        request.fields_start = head.fields_start
+        if head.recalled:
+            # What all requests of a client have in common is there once.
+            if self.fields is None:
+                self.fields = PyBytes_FromStringAndSize(
+                    call.data + head.fields_start, self.whole_head - head.fields_start)
+            request.head = PyBytes_FromStringAndSize(call.data, head.fields_start)
+            request.fields = self.fields
+        else:
+            request.head = request.fields = PyBytes_FromStringAndSize(call.data, self.whole_head)
+            request.fields_start = head.fields_start
         request.method_id = head.method
         request.minor_version = head.minor_version
         request.number = call.seen.number
@@ -453,6 +464,7 @@ cdef class HttpProtocol(AnsweringConnection):
             body = Body.__new__(Body)
             body.connection = self
             body.pieces = []
+            body.promised = head.content_length
             request.arriving = body
             self.receiver = request
         else:
@@ -630,8 +642,9 @@ cdef class HttpProtocol(AnsweringConnection):
         cdef Observed seen
         seen.number = request.number
         seen.head = PyBytes_AS_STRING(request.head)
-        seen.head_size = <uint32_t>PyBytes_GET_SIZE(request.head)
-        seen.fields_start = request.fields_start
+        seen.fields = request.first_field()
+        seen.fields_size = request.fields_size()
+        seen.nameless = False
         self.engine.ids.name(&seen)
         return seen.id[:seen.id_size].decode("ascii")
 

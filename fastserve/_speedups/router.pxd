@@ -6,9 +6,10 @@
 
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF
-from libc.stdint cimport uint64_t
 
+from fastserve._speedups.converters cimport TO_PATH
 from fastserve._speedups.plan cimport MAX_PARAMS, Plan
+from fastserve._speedups.table cimport Table
 
 cdef enum:
     METHOD_COUNT = 10       # of parser.Method
@@ -37,24 +38,9 @@ cdef enum:
     MATCH_NONE = 404
     MATCH_MALFORMED = 400           # a broken percent-escape, a NUL, or text that is no UTF-8
 
-# What a parameter segment is turned into, in the order in which a node tries them.
 cdef enum:
-    TO_INT = 0
-    TO_UUID = 1
-    TO_FLOAT = 2
-    TO_STR = 3
-    BRANCHES = 4            # of one node: one for each of the above
-    TO_PATH = 4             # takes all the rest, so it leads to an entry and not to a node
-
-cdef struct Slot:
-    uint64_t hash
-    const char* key         # inside a bytes object owned by Router.keys; NULL: empty
-    Py_ssize_t size
-    void* value             # PathEntry (static paths) or Node (literals); both owned by the Router
-
-cdef struct Table:
-    Slot* slots             # owned by the Router; NULL: no keys at all
-    uint64_t mask           # number of slots, a power of two, less one
+    BRANCHES = TO_PATH      # of one node: one for each converter before TO_PATH, which takes all
+                            # the rest, so it leads to an entry and not to a node
 
 cdef struct Node:
     Table literals          # decoded segment -> Node
@@ -70,7 +56,7 @@ cdef class Router:
     cdef public Plan method_not_allowed
     cdef public Plan options
 
-    cdef Table static_paths
+    cdef Table static_paths # raw path -> PathEntry
     cdef Node* nodes        # owned; nodes[0] is the root; NULL until frozen
     cdef Py_ssize_t node_count
     cdef int depth          # segments of the longest pattern
@@ -88,7 +74,8 @@ cdef class Router:
     cdef int match(self, const char* path, Py_ssize_t size, bint escaped,
                    PyObject** entry, Params* params) except -1
 
-    cdef PyObject* make_uuid(self, const char* text) except NULL
+    # A value that takes steps: a float or a UUID.
+    cdef PyObject* make(self, int converter, const char* text, Py_ssize_t size) except NULL
 
 # Give the values of a match back; `count` is 0 afterwards.
 cdef inline void release_params(Params* params) noexcept:

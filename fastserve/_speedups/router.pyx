@@ -14,16 +14,9 @@
 #
 # Order at one node: the literal, then int, uuid, float, str, then the rest of the path.
 # A branch that leads nowhere is left again. A node has one way leading to it, so a match
-# visits it at most once: the cost is bounded by the tree, whatever a client sends.
-#
-#   int    "-"? and 1 to 19 digits that fit 64 bits; leading zeros are allowed ("007" is 7)
-#   uuid   8-4-4-4-12 hexadecimal digits, either case; gives uuid.UUID
-#   float  "-"? digits, or digits "." digits; at most 64 characters, so always finite;
-#          no exponent, no "inf", no "nan"
-#   str    one segment that is not empty
-#   path   all the rest with its slashes, may be empty: /files/{p:path} takes "/files/",
-#          not "/files"
-# What does not convert is no match: the next branch is tried, in the end it is a 404.
+# visits it at most once: the cost is bounded by the tree, whatever a client sends. What
+# each takes stands in converters.pxd. What does not convert is no match: the next branch is
+# tried, in the end it is a 404.
 #
 # Percent-escapes are decoded once, after splitting, so "%2F" does not split; literals are
 # compared decoded ("/%61" finds "/a"). In a {p:path} an escaped slash comes out as a slash
@@ -39,28 +32,24 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject
-from cpython.ref cimport Py_INCREF
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memchr, memcmp, memcpy
+from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.string cimport memchr
 
+from fastserve._speedups.converters cimport (
+    TO_FLOAT, TO_INT, TO_PATH, TO_STR, TO_UUID, fits_float, fits_int, fits_uuid, make_float,
+    make_uuid)
 from fastserve._speedups.plan cimport MAX_PARAMS, Plan
 from fastserve._speedups.scan cimport hex_value
+from fastserve._speedups.table cimport close_table, insert, longest_probe, look_up, open_table
 
 cdef extern from "Python.h":
     # Declared without an exception value: NULL is looked at by hand.
     PyObject* PyLong_FromLongLong(long long value)
-    PyObject* PyFloat_FromDouble(double value)
     PyObject* PyUnicode_DecodeUTF8(const char* text, Py_ssize_t size, const char* errors)
-    double PyOS_string_to_double(const char* text, char** end, PyObject* overflow) except? -1.0
-    object PyLong_FromString(const char* text, char** end, int base)
-    int PyObject_GenericSetAttr(object target, object name, object value) except -1
     int PyErr_ExceptionMatches(object kind)
     void PyErr_Clear()
 
 cdef enum:
-    MAX_INT_DIGITS = 19     # of 2**63 - 1, the widest int
-    MAX_FLOAT_CHARS = 64    # of a float: 10**64 is far from infinity
-    UUID_CHARS = 36
     STACK_BYTES = 1024      # longer paths that hold escapes are decoded on the heap
 
 cdef struct Span:
@@ -84,100 +73,6 @@ cdef struct Walk:
     Span segments[MAX_SEGMENTS + 1]
     Capture captures[MAX_PARAMS]
 
-
-# ── hash tables ──────────────────────────────────────────────────────────────
-# Open addressing, linear probing, at most half full. Only routes are ever inserted, so
-# a client cannot make a table worse than it was at start-up: no secret seed is needed.
-
-cdef inline uint64_t mix(uint64_t hash, uint64_t word) noexcept nogil:
-    hash = (hash ^ word) * <uint64_t>0x9E3779B97F4A7C15
-    return hash ^ (hash >> 32)      # the product's best bits are the high ones; the mask takes low
-
-
-cdef inline uint64_t digest(const char* key, Py_ssize_t size) noexcept nogil:
-    # Eight bytes at a time. The last word overlaps the one before it rather than reading
-    # past the end; short keys are read in two halves that may overlap.
-    cdef uint64_t hash = mix(<uint64_t>0xD6E8FEB86659FD93, <uint64_t>size)
-    cdef uint64_t word
-    cdef uint32_t low, high
-    cdef Py_ssize_t at = 0
-    if size >= 8:
-        while at <= size - 8:
-            memcpy(&word, key + at, 8)
-            hash = mix(hash, word)
-            at += 8
-        if at < size:
-            memcpy(&word, key + size - 8, 8)
-            hash = mix(hash, word)
-    elif size >= 4:
-        memcpy(&low, key, 4)
-        memcpy(&high, key + size - 4, 4)
-        hash = mix(hash, (<uint64_t>high << 32) | low)
-    elif size > 0:
-        hash = mix(hash, (<uint64_t><uint8_t>key[0] << 16)
-                   | (<uint64_t><uint8_t>key[size >> 1] << 8) | <uint8_t>key[size - 1])
-    # Once more: keys that differ in their last bytes only ("/items1", "/items2") differ in the
-    # highest bits of the word, and one multiplication and fold brings those half-way down.
-    return mix(hash, 0)
-
-
-cdef inline void* look_up(const Table* table, const char* key, Py_ssize_t size) noexcept nogil:
-    cdef uint64_t hash, at
-    cdef const Slot* slot
-    if table.slots is NULL:
-        return NULL
-    hash = digest(key, size)
-    at = hash & table.mask
-    while True:             # half of the slots are empty, so this ends
-        slot = &table.slots[at]
-        if slot.key is NULL:
-            return NULL
-        if slot.hash == hash and slot.size == size and memcmp(slot.key, key, <size_t>size) == 0:
-            return slot.value
-        at = (at + 1) & table.mask
-
-
-cdef int open_table(Table* table, Py_ssize_t keys) except -1:
-    cdef Py_ssize_t slots = 2
-    if keys == 0:
-        return 0
-    while slots < 2 * keys:
-        slots *= 2
-    table.slots = <Slot*>PyMem_Calloc(slots, sizeof(Slot))
-    if table.slots is NULL:
-        raise MemoryError
-    table.mask = <uint64_t>(slots - 1)
-    return 0
-
-
-cdef void insert(Table* table, bytes key, void* value) noexcept:
-    # The key is new, and its owner outlives the table.
-    cdef const char* text = PyBytes_AS_STRING(key)
-    cdef Py_ssize_t size = PyBytes_GET_SIZE(key)
-    cdef uint64_t hash = digest(text, size)
-    cdef uint64_t at = hash & table.mask
-    while table.slots[at].key is not NULL:
-        at = (at + 1) & table.mask
-    table.slots[at].hash = hash
-    table.slots[at].key = text
-    table.slots[at].size = size
-    table.slots[at].value = value
-
-
-cdef Py_ssize_t longest_probe(const Table* table) noexcept:
-    # The slots that the unluckiest look-up of any key reads: the longest run of used ones,
-    # and the empty one that ends it. Twice around, for a run that crosses the end.
-    cdef Py_ssize_t run = 0, longest = 0
-    cdef uint64_t at
-    if table.slots is NULL:
-        return 0
-    for at in range(2 * (table.mask + 1)):
-        run = 0 if table.slots[at & table.mask].key is NULL else run + 1
-        longest = max(longest, run)
-    return longest + 1
-
-
-# ── segments ─────────────────────────────────────────────────────────────────
 
 cdef void split(Walk* walk, const char* path, Py_ssize_t size, int depth) noexcept nogil:
     # path[0] is "/". What lies beyond `depth` segments can only matter to {...:path}, which
@@ -209,13 +104,13 @@ cdef bint split_decoded(
     while at < size:
         byte = <uint8_t>path[at]
         at += 1
-        if byte == b"/"[0]:
+        if byte == c"/":
             if count < depth:
                 walk.segments[count].start = text + start
                 walk.segments[count].size = out - start
             count += count <= depth
             start = out + 1
-        elif byte == b"%"[0]:
+        elif byte == c"%":
             if size - at < 2:
                 return False
             high = hex_value(path[at])
@@ -235,63 +130,6 @@ cdef bint split_decoded(
         walk.segments[depth].start = walk.end
         walk.segments[depth].size = 0
         walk.count = depth + 1
-    return True
-
-
-# ── converters: does it fit? ─────────────────────────────────────────────────
-
-cdef inline bint is_digit(char byte) noexcept nogil:
-    return b"0"[0] <= byte <= b"9"[0]
-
-
-cdef bint fits_int(const char* text, Py_ssize_t size, int64_t* number) noexcept nogil:
-    cdef bint negative = text[0] == b"-"[0]
-    cdef Py_ssize_t at = negative
-    cdef uint64_t value = 0
-    if size == at or size - at > MAX_INT_DIGITS:
-        return False
-    while at < size:
-        if not is_digit(text[at]):
-            return False
-        value = value * 10 + <uint8_t>(text[at] - b"0"[0])   # 19 nines are less than 2**64
-        at += 1
-    if value > (<uint64_t>1 << 63) - 1 + negative:
-        return False
-    # -2**63 has no positive twin: negate as unsigned.
-    number[0] = <int64_t>(0 - value if negative else value)
-    return True
-
-
-cdef bint fits_float(const char* text, Py_ssize_t size) noexcept nogil:
-    cdef Py_ssize_t at = text[0] == b"-"[0]
-    cdef Py_ssize_t run = at
-    if size > MAX_FLOAT_CHARS:
-        return False
-    while at < size and is_digit(text[at]):
-        at += 1
-    if at == run:
-        return False
-    if at == size:
-        return True
-    if text[at] != b"."[0]:
-        return False
-    at += 1
-    run = at
-    while at < size and is_digit(text[at]):
-        at += 1
-    return at == size and at > run
-
-
-cdef bint fits_uuid(const char* text, Py_ssize_t size) noexcept nogil:
-    cdef int at
-    if size != UUID_CHARS:
-        return False
-    for at in range(UUID_CHARS):
-        if at == 8 or at == 13 or at == 18 or at == 23:
-            if text[at] != b"-"[0]:
-                return False
-        elif hex_value(text[at]) < 0:
-            return False
     return True
 
 
@@ -345,20 +183,6 @@ cdef PyObject* walk_on(Walk* walk, const Node* node, int index) noexcept nogil:
     return node.rest
 
 
-# ── converters: make the value ───────────────────────────────────────────────
-
-cdef PyObject* make_float(const char* text, Py_ssize_t size) except NULL:
-    # fits_float has bounded the size.
-    cdef char buffer[MAX_FLOAT_CHARS + 1]
-    cdef PyObject* value
-    memcpy(buffer, text, <size_t>size)
-    buffer[size] = 0
-    value = PyFloat_FromDouble(PyOS_string_to_double(buffer, NULL, NULL))
-    if value is NULL:
-        raise MemoryError
-    return value
-
-
 cdef int make_values(Router router, const Walk* walk, Params* params) except -1:
     # MATCH_FOUND, or nothing is left in `params`.
     cdef const Capture* capture
@@ -371,10 +195,7 @@ cdef int make_values(Router router, const Walk* walk, Params* params) except -1:
             value = PyLong_FromLongLong(capture.number)
         elif capture.converter == TO_FLOAT or capture.converter == TO_UUID:
             try:
-                if capture.converter == TO_FLOAT:
-                    value = make_float(capture.start, capture.size)
-                else:
-                    value = router.make_uuid(capture.start)
+                value = router.make(capture.converter, capture.start, capture.size)
             except BaseException:
                 release_params(params)
                 raise
@@ -390,8 +211,6 @@ cdef int make_values(Router router, const Walk* walk, Params* params) except -1:
         params.count = index + 1
     return MATCH_FOUND
 
-
-# ── entries ──────────────────────────────────────────────────────────────────
 
 # parser.Method, not cimported: that would load the parser for its ten numbers. A test reads
 # parser.pxd and compares.
@@ -499,10 +318,10 @@ cdef class Router:
 
     def __dealloc__(self):
         cdef Py_ssize_t index
-        PyMem_Free(self.static_paths.slots)
+        close_table(&self.static_paths)
         if self.nodes is not NULL:
             for index in range(self.node_count):
-                PyMem_Free(self.nodes[index].literals.slots)
+                close_table(&self.nodes[index].literals)
             PyMem_Free(self.nodes)
 
     def add(self, pattern, methods, Plan plan not None):
@@ -618,7 +437,7 @@ cdef class Router:
         if size == 0:
             path = b"/"
             size = 1
-        if path[0] != b"/"[0]:
+        if path[0] != c"/":
             return MATCH_NONE       # "*"
         if escaped:
             return match_escaped(self, path, size, entry, params)
@@ -632,23 +451,12 @@ cdef class Router:
         split(&walk, path, size, self.depth)
         return finish(self, &walk, entry, params)
 
-    cdef PyObject* make_uuid(self, const char* text) except NULL:
-        # fits_uuid has judged the text. UUID.__init__ would parse it a second time in Python;
-        # this sets the same two slots in the way its own __setstate__ does.
-        cdef char digits[UUID_CHARS - 3]
-        cdef int at, out = 0
-        for at in range(UUID_CHARS):
-            if text[at] != b"-"[0]:
-                digits[out] = text[at]
-                out += 1
-        digits[out] = 0
-        value = self.uuid_class.__new__(self.uuid_class)
-        PyObject_GenericSetAttr(value, "int", PyLong_FromString(digits, NULL, 16))
-        PyObject_GenericSetAttr(value, "is_safe", self.uuid_safety)
-        Py_INCREF(value)
-        return <PyObject*>value
+    cdef PyObject* make(self, int converter, const char* text, Py_ssize_t size) except NULL:
+        if converter == TO_FLOAT:
+            return make_float(text, size)
+        return make_uuid(text, self.uuid_class, self.uuid_safety)
 
-    # ── doors for Python: tests, tools, benchmarks ──
+    # Doors for Python: tests, tools, benchmarks.
 
     def find(self, str method not None, path not None):
         """What answers a request, as the protocol will see it.

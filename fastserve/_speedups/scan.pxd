@@ -18,6 +18,8 @@ cdef extern from *:
     enum { FS_TOKEN = 1, FS_TARGET = 2, FS_VALUE = 4, FS_HOST = 8, FS_HEX = 16, FS_DIGIT = 32 };
     /* FS_TOKEN's letters and "-": the bytes of nearly every field name. */
     #define FS_PLAIN 64
+    /* What is no plain byte of a query: "&" and "=", "%" and "+". */
+    #define FS_QUERY 128
 
     #define FS_G  (FS_TARGET | FS_VALUE)
     #define FS_GT (FS_G | FS_TOKEN)
@@ -28,12 +30,13 @@ cdef extern from *:
     #define FS_LX (FS_L | FS_HEX)
     static const uint8_t fs_class[256] = {
         ['\\t'] = FS_VALUE, [' '] = FS_VALUE, ['!'] = FS_GTH, ['"'] = FS_G,
-        ['#'] = FS_TOKEN | FS_VALUE, ['$'] = FS_GTH, ['%'] = FS_GT, ['&'] = FS_GTH,
-        ['\\''] = FS_GTH, ['('] = FS_GH, [')'] = FS_GH, ['*'] = FS_GTH, ['+'] = FS_GTH,
-        [','] = FS_G, ['-'] = FS_L, ['.'] = FS_GTH, ['/'] = FS_G,
+        ['#'] = FS_TOKEN | FS_VALUE, ['$'] = FS_GTH, ['%'] = FS_GT | FS_QUERY,
+        ['&'] = FS_GTH | FS_QUERY, ['\\''] = FS_GTH, ['('] = FS_GH, [')'] = FS_GH,
+        ['*'] = FS_GTH, ['+'] = FS_GTH | FS_QUERY, [','] = FS_G, ['-'] = FS_L,
+        ['.'] = FS_GTH, ['/'] = FS_G,
         ['0' ... '9'] = FS_X | FS_DIGIT, [':'] = FS_G, [';'] = FS_GH, ['<'] = FS_G,
-        ['='] = FS_GH, ['>' ... '@'] = FS_G, ['A' ... 'F'] = FS_LX, ['G' ... 'Z'] = FS_L,
-        ['[' ... ']'] = FS_G, ['^'] = FS_GT, ['_'] = FS_GTH, ['`'] = FS_GT,
+        ['='] = FS_GH | FS_QUERY, ['>' ... '@'] = FS_G, ['A' ... 'F'] = FS_LX,
+        ['G' ... 'Z'] = FS_L, ['[' ... ']'] = FS_G, ['^'] = FS_GT, ['_'] = FS_GTH, ['`'] = FS_GT,
         ['a' ... 'f'] = FS_LX, ['g' ... 'z'] = FS_L, ['{'] = FS_G, ['|'] = FS_GT,
         ['}'] = FS_G, ['~'] = FS_GTH, [0x80 ... 0xff] = FS_VALUE,
     };
@@ -51,6 +54,12 @@ cdef extern from *:
             if (!fs_is(p[3], set)) return p + 3;
         }
         while (p < end && fs_is(*p, set)) p++;
+        return p;
+    }
+
+    /* The first byte in [p, end) that is in the set, or end. */
+    static inline const char *fs_find_any(const char *p, const char *end, int set) {
+        while (p < end && !fs_is(*p, set)) p++;
         return p;
     }
 
@@ -181,8 +190,10 @@ cdef extern from *:
         HOST "FS_HOST"
         HEX "FS_HEX"
         DIGIT "FS_DIGIT"
+        QUERY "FS_QUERY"
     bint is_in "fs_is"(char byte, int set) noexcept nogil
     const char* skip "fs_skip"(const char* p, const char* end, int set) noexcept nogil
+    const char* find_any "fs_find_any"(const char* p, const char* end, int set) noexcept nogil
     int hex_value "fs_hex_value"(char byte) noexcept nogil
     const char* skip_letters "fs_skip_letters"(const char* p, const char* end) noexcept nogil
     const char* skip_value "fs_skip_value"(const char* p, const char* end) noexcept nogil

@@ -103,7 +103,6 @@ cdef class Scoreboard:
     cdef int lagged(self, int64_t lag_ns) except -1
 
     cdef int write_client(self, uint64_t* record, const Observed* seen) except -1
-    cdef int row_for(self, Plan plan, int method) except -1
     cdef int new_row(self, Plan plan, int method) except -1
     cdef int name_row(self, int row, bytes label) except -1
 

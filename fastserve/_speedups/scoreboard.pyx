@@ -27,6 +27,17 @@ cdef enum:
     WORDS_PER_ROW = ROW_BYTES >> 3
     FIRST_ROW = HEADER_BYTES >> 3
 
+cdef inline int row_of(Scoreboard board, const Observed* seen) except -1:
+    # Without a reference to the plan, for what was asked for before.
+    cdef int place
+    if seen.plan == NULL:
+        return NO_ROUTE
+    place = (<Plan>seen.plan).number * METHOD_COUNT + seen.method
+    if place < board.places and board.row_of[place]:
+        return board.row_of[place]
+    return board.new_row(<Plan>seen.plan, seen.method)
+
+
 cdef tuple METHOD_NAMES = (
     "other", "GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT")
 
@@ -101,8 +112,7 @@ cdef class Scoreboard:
         record[RECORD_BEGUN_NS] = seen.begun_ns
         record[RECORD_RAN_NS] = seen.ran_ns
         memset(record + RECORD_ANSWERED_NS, 0, 8 * (RECORD_SIZES - RECORD_ANSWERED_NS))
-        record[RECORD_ROW] = NO_ROUTE if seen.plan == NULL else self.row_for(
-            <Plan>seen.plan, seen.method)
+        record[RECORD_ROW] = row_of(self, seen)
         memcpy(record + RECORD_ID, seen.id, ID_BYTES)
         line = <char*>(record + RECORD_LINE)
         # The request line, or as much as there is room for; behind the target comes the version.
@@ -125,8 +135,7 @@ cdef class Scoreboard:
         return <int>size
 
     cdef int end(self, const Observed* seen) except -1:
-        cdef int row = NO_ROUTE if seen.plan == NULL else self.row_for(
-            <Plan>seen.plan, seen.method)
+        cdef int row = row_of(self, seen)
         cdef uint64_t* counts = self.words + FIRST_ROW + row * WORDS_PER_ROW
         cdef uint64_t* record
         cdef int64_t duration_ns = seen.ended_ns - seen.begun_ns
@@ -144,12 +153,6 @@ cdef class Scoreboard:
         record[RECORD_STATUS] = seen.status
         record[RECORD_ENDED_NS] = seen.ended_ns
         return 0
-
-    cdef int row_for(self, Plan plan, int method) except -1:
-        cdef int place = plan.number * METHOD_COUNT + method
-        if place < self.places and self.row_of[place]:
-            return self.row_of[place]
-        return self.new_row(plan, method)
 
     cdef int new_row(self, Plan plan, int method) except -1:
         cdef int place = plan.number * METHOD_COUNT + method, places

@@ -6,9 +6,10 @@
 import time
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdint cimport int64_t
-from libc.string cimport memcpy
+from libc.stdint cimport int64_t, uint64_t
 
+from fastserve._speedups.dates cimport DATE_BYTES, put_date
+from fastserve._speedups.digits cimport DIGITS, put_number
 from fastserve._speedups.responses cimport Response, dump_json, to_response
 from fastserve._speedups.multidict cimport MutableHeaders
 
@@ -19,13 +20,6 @@ cdef extern from "Python.h":
 
 cdef enum:
     LARGE_BODY = 32 * 1024      # sent by reference from here on; copying less is cheaper
-    DIGITS = 20                 # of a 64-bit length
-
-cdef const char* PAIRS = (
-    b"00010203040506070809101112131415161718192021222324"
-    b"25262728293031323334353637383940414243444546474849"
-    b"50515253545556575859606162636465666768697071727374"
-    b"75767778798081828384858687888990919293949596979899")
 
 cdef const char* ENDINGS[3]
 ENDINGS[<int>PERSIST_SILENT] = b"\r\n\r\n"
@@ -38,33 +32,10 @@ ENDING_SIZES[<int>PERSIST_NOT] = 23
 cdef enum:
     LONGEST_ENDING = 28
 
-cdef tuple DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
-cdef tuple MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun",
-                     "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-
-
-def http_date(double seconds):
-    """An IMF-fixdate of a time in seconds since the epoch (RFC 9110 section 5.6.7)."""
-    t = time.gmtime(seconds)
-    return (f"{DAYS[t.tm_wday]}, {t.tm_mday:02} {MONTHS[t.tm_mon - 1]} {t.tm_year:04} "
-            f"{t.tm_hour:02}:{t.tm_min:02}:{t.tm_sec:02} GMT")
-
 
 cdef inline void put_digits(Buffer out, int64_t value) noexcept:
     # The caller has reserved DIGITS bytes.
-    cdef char digits[DIGITS]
-    cdef int at = DIGITS
-    while value >= 100:
-        at -= 2
-        memcpy(digits + at, PAIRS + 2 * (value % 100), 2)
-        value //= 100
-    if value >= 10:
-        at -= 2
-        memcpy(digits + at, PAIRS + 2 * value, 2)
-    else:
-        at -= 1
-        digits[at] = <char>(c'0' + value)
-    out.put(digits + at, DIGITS - at)
+    out.size = put_number(out.data + out.size, <uint64_t>value) - out.data
 
 
 cdef int append_bytes(Buffer out, bytes data) except -1:
@@ -93,7 +64,11 @@ cdef class Serializer:
         """Render the Date of every response from now on."""
         self.common.size = 0
         append_bytes(self.common, self.server_line)
-        append_bytes(self.common, f"Date: {http_date(seconds)}\r\n".encode())
+        append_bytes(self.common, b"Date: ")
+        self.common.reserve(DATE_BYTES)
+        put_date(self.common.data + self.common.size, <int64_t>seconds)
+        self.common.size += DATE_BYTES
+        append_bytes(self.common, b"\r\n")
         self.template(self.text, b"text/plain; charset=utf-8")
         self.template(self.json, b"application/json")
         self.template(self.octets, b"application/octet-stream")

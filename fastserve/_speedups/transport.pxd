@@ -1,10 +1,10 @@
 # Sockets of our own, and the Poller that watches them. Knows nothing of HTTP.
 
-from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from fastserve._speedups.buffer cimport Buffer
 from fastserve._speedups.channel cimport Channel, LogRation, Protocol, ProtocolFactory, Watcher
+from fastserve._speedups.watchers cimport Watchers
 
 cdef enum:
     EVENTS_PER_TURN = 128           # connections served per wake-up of the loop
@@ -15,17 +15,14 @@ cdef struct Arrival:
     uint32_t start
     uint32_t size
 
-cdef class Poller:
-    cdef readonly object loop
+cdef class Poller(Watchers):
     cdef ProtocolFactory factory
-    cdef int epoll_fd               # -1: every descriptor goes to loop.add_reader
-    cdef PyObject** watchers        # by fd: owned references, or NULL
-    cdef Py_ssize_t capacity        # of `watchers`
-    cdef uint32_t generation
     cdef char* scratch              # what was read and is not handled yet, of many connections
     cdef uint32_t scratch_used
     cdef Arrival arrivals[EVENTS_PER_TURN]
     cdef int arrival_count
+    cdef bint collecting            # arrivals are still added to this turn
+    cdef bint welcomed              # some of them came with their connection
     cdef bint gathering             # SocketTransport.write() puts small answers into `gathered`
     cdef Buffer gathered
     cdef uint64_t waiting[EVENTS_PER_TURN]  # keys of the transports with something in it
@@ -33,13 +30,12 @@ cdef class Poller:
     cdef list doomed                # transports whose connection_lost is due
     cdef bint doom_scheduled
     cdef LogRation mistakes
-    cdef int watch(self, Watcher watcher, uint32_t mask) except -1
-    cdef int change(self, Watcher watcher, uint32_t mask) except -1
-    cdef int rearm(self, Watcher watcher) except -1     # tell again what is ready
-    cdef int forget(self, Watcher watcher) except -1
     cdef int doom(self, SocketTransport transport) except -1
-    cdef int grow(self, Py_ssize_t fd) except -1
     cdef int collect(self, Watcher watcher, uint32_t events) except -1
+    cdef bint has_room(self) noexcept       # for one arrival more
+    cdef bint read_arrival(self, SocketTransport transport) except -1
+    cdef int welcome(self, SocketTransport transport) except -1
+    cdef int register_welcomed(self) except -1
     cdef int handle_arrivals(self) except -1
     cdef int handle_from(self, int* next, uint64_t* begun) except -1
     cdef int send_gathered(self) except -1
@@ -68,7 +64,7 @@ cdef class SocketTransport(Channel):
     cdef object address
     cdef int set_mask(self) except -1
     cdef bint output_stands(self) noexcept      # something waits for the kernel to have room
-    cdef int read_piece(self, uint32_t events) except -1
+    cdef int read_into_room(self) except -1
     cdef int read_arrived(self) except -1
     cdef int read_later(self) except -1         # there may be more than was read
     cdef Py_ssize_t read(self, char* data, Py_ssize_t size) except -2  # -1: nothing to hand on
@@ -85,3 +81,6 @@ cdef class SocketTransport(Channel):
 
 # Serve a connected, non-blocking socket, whose descriptor becomes the transport's.
 cdef SocketTransport open_transport(Poller poller, int fd, Protocol protocol)
+
+# The same for one that was accepted just now: what its client has sent is handled in this turn.
+cdef SocketTransport welcome_transport(Poller poller, int fd, Protocol protocol)

@@ -1,19 +1,13 @@
 # Sockets and the poller: see transport.pxd for the contract.
 #
-# The poller keeps an epoll set of its own and gives the event loop one descriptor: the
-# set itself. One wake-up of the loop then serves every ready connection, without a
-# handle, a context switch and a GIL round trip for each, and an idle connection costs no
-# loop object. Where there is no epoll, each descriptor goes to loop.add_reader instead.
+# The poller's epoll set (watchers.pyx) is one descriptor to the event loop. One wake-up of the
+# loop then serves every ready connection, without a handle, a context switch and a GIL round
+# trip for each, and an idle connection costs no loop object.
 #
 # A turn reads from all ready connections, then handles what came, then sends the answers:
 # the kernel's network code and ours each push the other out of the processor's caches, and
 # in this order they do so once per turn instead of twice per request. Answers wait for
 # their turn's end, but never longer than GATHER_CYCLES and the handler that is running.
-#
-# Connections are watched edge-triggered: level-triggered, epoll would ask TCP again about
-# each of them after every turn, and because one set is inside another, twice. So whoever
-# stops before the kernel says EAGAIN re-arms, or remembers to; and events that nobody wants
-# for the moment stay asked for, since they cost nothing until they come.
 #
 # System calls on sockets never block, so the GIL stays held: giving it up costs more than they
 # do.
@@ -25,27 +19,19 @@ import struct
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
-from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.errno cimport EINVAL, ENOSYS
-from libc.stdlib cimport free, malloc, realloc
-from libc.string cimport memset
+from libc.stdlib cimport free, malloc
 
 from fastserve._speedups.buffer cimport Buffer
 from fastserve._speedups.channel cimport (
     BACKLOG_HIGH, BACKLOG_LOW, COPIED_PIECE, FILE_PER_TURN, Channel, LogRation, Protocol,
-    ProtocolFactory, Watcher)
+    Watcher)
 from fastserve._speedups.system cimport (
-    ECONNRESET, EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, EPOLL_CLOEXEC,
-    EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, FS_HAVE_EPOLL, MSG_MORE, MSG_NOSIGNAL,
-    SHUT_WR, c_close, c_errno, c_pread, c_shutdown, epoll_create1, epoll_ctl, epoll_data,
-    epoll_event, epoll_wait, fs_cycles, fs_limit_unsent, fs_send_pair, fs_sendfile, recv,
-    send, try_again)
-
-cdef extern from "Python.h":
-    # To fill before anybody else sees it, and to shorten while there is one reference.
-    PyObject* bytes_of_size "PyBytes_FromStringAndSize"(char* data, Py_ssize_t size) except NULL
-    int _PyBytes_Resize(PyObject** piece, Py_ssize_t size) except -1
+    ECONNRESET, EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, MSG_MORE,
+    MSG_NOSIGNAL, SHUT_WR, c_close, c_errno, c_pread, c_shutdown, epoll_event, epoll_wait,
+    fs_cycles, fs_limit_unsent, fs_send_pair, fs_sendfile, recv, send, try_again)
+from fastserve._speedups.watchers cimport Watchers, event_key
 
 cdef enum:
     SCRATCH_BYTES = 512 * 1024      # read before any of it is handled
@@ -60,23 +46,7 @@ cdef enum:
 logger = logging.getLogger("fastserve.error")
 
 
-cdef inline uint64_t event_key(Watcher watcher) noexcept:
-    return (<uint64_t>watcher.generation << 32) | <uint32_t>watcher.fd
-
-
-cdef inline PyObject* find(Poller poller, uint64_t key) noexcept:
-    # The watcher an event is for, borrowed; NULL where something earlier in the turn closed
-    # it, even if its number is in use again.
-    cdef Py_ssize_t fd = <Py_ssize_t><uint32_t>key
-    cdef PyObject* found
-    if fd < poller.capacity:
-        found = poller.watchers[fd]
-        if found != NULL and (<Watcher>found).generation == <uint32_t>(key >> 32):
-            return found
-    return NULL
-
-
-cdef class Poller:
+cdef class Poller(Watchers):
     """Watches the sockets of one worker and serves them from one callback of the loop.
 
     loop:       the event loop; it must have add_reader
@@ -84,37 +54,18 @@ cdef class Poller:
     """
 
     def __cinit__(self):
-        self.epoll_fd = -1
         self.scratch = <char*>malloc(SCRATCH_BYTES)
         if self.scratch == NULL:
             raise MemoryError
 
     def __init__(self, loop, *, bint use_epoll=True):
-        self.loop = loop
+        Watchers.__init__(self, loop, use_epoll)
         self.doomed = []
         self.mistakes = LogRation(MISTAKES_LOGGED, MISTAKES_PERIOD_S)
         self.gathered = Buffer()
-        if FS_HAVE_EPOLL and use_epoll:
-            self.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
-            if self.epoll_fd < 0:
-                raise OSError(c_errno, os.strerror(c_errno))
-            loop.add_reader(self.epoll_fd, self.turn)
 
     def __dealloc__(self):
-        cdef Py_ssize_t fd
-        if self.epoll_fd >= 0:
-            c_close(self.epoll_fd)
-        for fd in range(self.capacity):
-            Py_XDECREF(self.watchers[fd])
-        free(self.watchers)
         free(self.scratch)
-
-    def close(self):
-        """Leave the loop. Every transport must be closed before."""
-        if self.epoll_fd >= 0:
-            self.loop.remove_reader(self.epoll_fd)
-            c_close(self.epoll_fd)
-            self.epoll_fd = -1
 
     def turn(self):
         """Serve what is ready, at most once each."""
@@ -123,11 +74,12 @@ cdef class Poller:
         cdef Watcher watcher
         cdef int i, count = epoll_wait(self.epoll_fd, events, EVENTS_PER_TURN, 0)
         self.factory.begin_turn()
+        self.collecting = True
         try:
             for i in range(count):
-                if SCRATCH_BYTES - self.scratch_used < READ_BYTES:
+                if not self.has_room():
                     self.handle_arrivals()
-                found = find(self, events[i].data.u64)
+                found = self.find(events[i].data.u64)
                 if found != NULL:
                     watcher = <Watcher>found    # kept alive while it may close itself
                     try:
@@ -136,7 +88,7 @@ cdef class Poller:
                         self.drop(watcher)
             self.handle_arrivals()
         finally:
-            self.gathering = False
+            self.gathering = self.collecting = False
             self.arrival_count = self.scratch_used = 0
             self.factory.end_turn()
         if self.doomed:
@@ -144,24 +96,57 @@ cdef class Poller:
 
     cdef int collect(self, Watcher watcher, uint32_t events) except -1:
         cdef SocketTransport transport
-        cdef Arrival* arrival
-        cdef Py_ssize_t size
         if type(watcher) is not SocketTransport:
             return watcher.ready(events)
         transport = <SocketTransport>watcher
         if not transport.reading or events != EPOLLIN and (
                 events != (EPOLLIN | EPOLLOUT) or transport.output_stands()):
             return transport.ready(events)
-        if transport.protocol.wants_pieces():
-            return transport.read_piece(events)
-        size = transport.read(self.scratch + self.scratch_used, READ_BYTES)
-        if size > 0:
-            arrival = &self.arrivals[self.arrival_count]
-            arrival.key = event_key(transport)
-            arrival.start = self.scratch_used
-            arrival.size = <uint32_t>size
-            self.arrival_count += 1
-            self.scratch_used += (<uint32_t>size + 63) & ~<uint32_t>63
+        if transport.protocol.has_room():
+            return transport.read_into_room()
+        self.read_arrival(transport)
+        return 0
+
+    cdef bint has_room(self) noexcept:
+        return self.arrival_count < EVENTS_PER_TURN and (
+            SCRATCH_BYTES - self.scratch_used >= READ_BYTES)
+
+    cdef bint read_arrival(self, SocketTransport transport) except -1:
+        # There is room for it.
+        cdef Arrival* arrival
+        cdef Py_ssize_t size = transport.read(self.scratch + self.scratch_used, READ_BYTES)
+        if size <= 0:
+            return False
+        arrival = &self.arrivals[self.arrival_count]
+        arrival.key = event_key(transport)
+        arrival.start = self.scratch_used
+        arrival.size = <uint32_t>size
+        self.arrival_count += 1
+        self.scratch_used += (<uint32_t>size + 63) & ~<uint32_t>63
+        return True
+
+    cdef int welcome(self, SocketTransport transport) except -1:
+        # Who connects mostly has sent a request by now, and many want no second one: those the
+        # epoll set never hears of. It is asked about all others when they have been answered.
+        if self.collecting and self.has_room() and self.read_arrival(transport):
+            self.welcomed = True
+        elif self.find(event_key(transport)) != NULL:
+            self.register(transport)
+        return 0
+
+    cdef int register_welcomed(self) except -1:
+        cdef int i
+        cdef PyObject* found
+        cdef Watcher watcher
+        self.welcomed = False
+        for i in range(self.arrival_count):
+            found = self.find(self.arrivals[i].key)
+            if found != NULL and (<Watcher>found).fresh:
+                watcher = <Watcher>found
+                try:
+                    self.register(watcher)
+                except OSError:
+                    self.drop(watcher)
         return 0
 
     cdef int handle_arrivals(self) except -1:
@@ -177,8 +162,10 @@ cdef class Poller:
                     next += 1
         finally:
             self.gathering = False
-            self.arrival_count = self.scratch_used = 0
             self.send_gathered()
+            if self.welcomed:
+                self.register_welcomed()
+            self.arrival_count = self.scratch_used = 0
         return 0
 
     cdef int handle_from(self, int* next, uint64_t* begun) except -1:
@@ -188,7 +175,7 @@ cdef class Poller:
         cdef Arrival* arrival
         while next[0] < self.arrival_count:
             arrival = &self.arrivals[next[0]]
-            found = find(self, arrival.key)
+            found = self.find(arrival.key)
             if found != NULL:
                 transport = <SocketTransport>found
                 transport.protocol.receive(self.scratch + arrival.start, arrival.size)
@@ -201,7 +188,7 @@ cdef class Poller:
         return 0
 
     def drop_arrival(self, int index):
-        cdef PyObject* found = find(self, self.arrivals[index].key)
+        cdef PyObject* found = self.find(self.arrivals[index].key)
         if found != NULL:
             self.drop(<Watcher>found)
 
@@ -212,7 +199,7 @@ cdef class Poller:
             try:
                 self.send_from(&next)
             except Exception:
-                found = find(self, self.waiting[next])
+                found = self.find(self.waiting[next])
                 if found != NULL:
                     self.drop(<Watcher>found)
                 next += 1
@@ -224,7 +211,7 @@ cdef class Poller:
         cdef SocketTransport transport
         cdef PyObject* found
         while next[0] < self.waiting_count:
-            found = find(self, self.waiting[next[0]])
+            found = self.find(self.waiting[next[0]])
             if found != NULL:
                 transport = <SocketTransport>found
                 transport.send_gathered()
@@ -244,83 +231,6 @@ cdef class Poller:
         if self.mistakes.allows():
             logger.exception(
                 "unexpected error in a connection, which is dropped%s", self.mistakes.remark())
-
-    cdef int watch(self, Watcher watcher, uint32_t mask) except -1:
-        cdef epoll_event event
-        cdef Py_ssize_t fd = watcher.fd
-        self.generation += 1
-        watcher.generation = self.generation
-        watcher.mask = mask
-        if self.epoll_fd < 0:
-            return self.change_on_loop(watcher, 0, mask)
-        if fd >= self.capacity:
-            self.grow(fd)
-        event.events = mask
-        event.data.u64 = event_key(watcher)
-        if epoll_ctl(self.epoll_fd, EPOLL_CTL_ADD, watcher.fd, &event) < 0:
-            raise OSError(c_errno, os.strerror(c_errno))
-        Py_INCREF(watcher)
-        self.watchers[fd] = <PyObject*>watcher
-        return 0
-
-    cdef int grow(self, Py_ssize_t fd) except -1:
-        cdef Py_ssize_t capacity = max(64, 2 * self.capacity, fd + 1)
-        cdef PyObject** watchers = <PyObject**>realloc(
-            self.watchers, capacity * sizeof(PyObject*))
-        if watchers == NULL:
-            raise MemoryError
-        memset(watchers + self.capacity, 0, (capacity - self.capacity) * sizeof(PyObject*))
-        self.watchers = watchers
-        self.capacity = capacity
-        return 0
-
-    cdef int change(self, Watcher watcher, uint32_t mask) except -1:
-        if mask == watcher.mask or watcher.fd < 0:
-            return 0
-        if self.epoll_fd < 0:
-            self.change_on_loop(watcher, watcher.mask, mask)
-            watcher.mask = mask
-            return 0
-        watcher.mask = mask
-        return self.rearm(watcher)
-
-    cdef int rearm(self, Watcher watcher) except -1:
-        cdef epoll_event event
-        if self.epoll_fd < 0:
-            return 0        # level-triggered there
-        event.events = watcher.mask
-        event.data.u64 = event_key(watcher)
-        if epoll_ctl(self.epoll_fd, EPOLL_CTL_MOD, watcher.fd, &event) < 0:
-            raise OSError(c_errno, os.strerror(c_errno))
-        return 0
-
-    cdef int forget(self, Watcher watcher) except -1:
-        cdef epoll_event event
-        cdef Py_ssize_t fd = watcher.fd
-        if self.epoll_fd < 0:
-            self.change_on_loop(watcher, watcher.mask, 0)
-        elif 0 <= fd < self.capacity and self.watchers[fd] == <PyObject*>watcher:
-            # A registration belongs to the open file, which a forked child may share:
-            # remove it, do not rely on close().
-            epoll_ctl(self.epoll_fd, EPOLL_CTL_DEL, watcher.fd, &event)
-            self.watchers[fd] = NULL
-            Py_DECREF(watcher)
-        watcher.mask = 0
-        watcher.generation = 0
-        return 0
-
-    def change_on_loop(self, Watcher watcher, uint32_t before, uint32_t after):
-        if (before ^ after) & EPOLLIN:
-            if after & EPOLLIN:
-                self.loop.add_reader(watcher.fd, watcher.on_readable)
-            else:
-                self.loop.remove_reader(watcher.fd)
-        if (before ^ after) & EPOLLOUT:
-            if after & EPOLLOUT:
-                self.loop.add_writer(watcher.fd, watcher.on_writable)
-            else:
-                self.loop.remove_writer(watcher.fd)
-        return 0
 
     cdef int doom(self, SocketTransport transport) except -1:
         self.doomed.append(transport)
@@ -383,20 +293,15 @@ cdef class SocketTransport(Channel):
             fs_limit_unsent(self.fd, UNSENT_BYTES if limited else 0)
         return 0
 
-    cdef int read_piece(self, uint32_t events) except -1:
+    cdef int read_into_room(self) except -1:
         # Without the way over the scratch: one copy less of a body that is kept.
-        cdef PyObject* piece = bytes_of_size(NULL, READ_BYTES)
-        cdef Py_ssize_t size
-        try:
-            size = self.read(PyBytes_AS_STRING(<bytes>piece), READ_BYTES)
-            if size <= 0:
-                return 0
-            if size < READ_BYTES:
-                _PyBytes_Resize(&piece, size)
-            self.protocol.receive_piece(<bytes>piece)
-        finally:
-            Py_XDECREF(piece)
-        if size == READ_BYTES:
+        cdef Py_ssize_t asked = READ_BYTES
+        cdef char* room = self.protocol.room(&asked)
+        cdef Py_ssize_t size = self.read(room, asked)
+        if size <= 0:
+            return 0
+        self.protocol.receive(room, size)
+        if size == asked:
             return self.read_later()
         return 0
 
@@ -729,17 +634,37 @@ cdef class SocketTransport(Channel):
         return self.address
 
 
-cdef SocketTransport open_transport(Poller poller, int fd, Protocol protocol):
+cdef SocketTransport new_transport(Poller poller, int fd, Protocol protocol):
     cdef SocketTransport transport = SocketTransport.__new__(SocketTransport)
     transport.fd = fd
     transport.file = -1
     transport.poller = poller
     transport.reading = True
     transport.protocol = protocol
+    return transport
+
+
+cdef SocketTransport open_transport(Poller poller, int fd, Protocol protocol):
+    cdef SocketTransport transport = new_transport(poller, fd, protocol)
     try:
         protocol.connected(transport)
         poller.watch(transport, EPOLLIN | EPOLLRDHUP | EPOLLET)
     except BaseException:
         transport.lose()    # nobody would ever read from it
+        raise
+    return transport
+
+
+cdef SocketTransport welcome_transport(Poller poller, int fd, Protocol protocol):
+    cdef SocketTransport transport
+    if poller.epoll_fd < 0:
+        return open_transport(poller, fd, protocol)
+    transport = new_transport(poller, fd, protocol)
+    try:
+        protocol.connected(transport)
+        poller.enter(transport, EPOLLIN | EPOLLRDHUP | EPOLLET)
+        poller.welcome(transport)
+    except BaseException:
+        transport.lose()
         raise
     return transport

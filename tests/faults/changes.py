@@ -10,12 +10,14 @@ import sys
 import time
 from pathlib import Path
 
+from fastserve.status import lines
 from tests.faults.acts import Outcome, outcome, reload, scale
 from tests.faults.judging import judge, load_of
 from tests.faults.serving import FASTSERVE, ROOT, Serving, is_running, under_load, until
 from tests.hostile.report import Report
 
 NOBODY = "65534"
+MOST_LINES = 40     # of an explanation
 
 
 def l4(report: Report) -> None:
@@ -181,6 +183,7 @@ def l14(report: Report) -> None:
         replaced: set[int] = set()
         with Serving(FASTSERVE, *flags, workers=3) as server:
             most, fewest = 0, 3
+            short: list[str] = []       # the state when fewer served than ever before
             with under_load(server, load_of(report)) as watching:
                 begun_s = time.monotonic()
                 grow_s = begun_s
@@ -194,12 +197,18 @@ def l14(report: Report) -> None:
                     slots = status["slots"]
                     changing = sum("successor" in slot for slot in slots)
                     most = max(most, changing + len(status["leaving"]))
-                    fewest = min(fewest, sum(slot["state"] == "serving" for slot in slots))
-                    replaced |= {slot["pid"] for slot in slots}
+                    serving = sum(slot["state"] == "serving" for slot in slots)
+                    if serving < fewest:
+                        fewest = serving
+                        short += lines(status)
+                    replaced |= {slot["pid"] for slot in slots if "pid" in slot}
                     time.sleep(0.02)
             hung = server.log.count("no turn of its loop")
+            errors = [line for line in server.log.splitlines() if " ERROR " in line]
         count = len(replaced) - 3
         report.count("taken for hung", hung)
+        for line in (short + errors)[:MOST_LINES]:
+            report.count("why", line)
         report.require(f"replaced for {flags[0]}", count, count >= 2, "at least 2")
         report.require("at a time", most, most <= 1, "1")
         report.require("fewest that served", fewest, fewest == 3, "3")
