@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -17,6 +18,18 @@ from benchmarks.servers import ROOT
 
 CASES = ("plaintext", "plaintext-async", "json", "params", "browser", "post-json", "pipelined-16")
 TARGET = "benchmarks.callgrind_target"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `callgrind`."""
+    add = parser.add_argument
+    add("--cases", help="of: plaintext,json,params,pipelined-16 (default: all)")
+    add("--python", default=sys.executable, help="(%(default)s)")
+    add("--requests", type=int, default=4000, help="N; 2N are run as well")
+    add("--tasks", help="passed on to the engine: direct or asyncio")
+    add("--around", help="middleware, or tracing: api, sampled-out or recording")
+    add("--output", type=Path, help="write the counts as JSON")
+    add("--profile", type=Path, help="keep the callgrind files in this directory")
 
 
 def count(options: argparse.Namespace) -> int:

@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, help="write the turns and the verdict as JSON")
 
 
-def measure(options: argparse.Namespace, cache: Path) -> int:
+def measure(options: argparse.Namespace) -> int:
     """Measure and say what was reached; the exit status of the command."""
     handlers = options.handlers.split(",")
     if unknown := [name for name in handlers if name not in CASE_OF]:
@@ -66,7 +66,7 @@ def measure(options: argparse.Namespace, cache: Path) -> int:
     os.sched_setaffinity(0, {options.client_core})
     settings = Settings(options.seconds, options.warmup, options.server_core, options.client_core)
     try:
-        with Bench(settings, cache) as bench:
+        with Bench(settings, options.cache) as bench:
             counted = {name: count_calls(bench, name, options) for name in handlers}
             turns = _rounds(bench, handlers, options)
     except FAILURES as error:

@@ -14,6 +14,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from benchmarks.callgrind_target import MemoryTransport, feed
@@ -44,6 +45,13 @@ def boards() -> dict[str, Callable[[], dict[str, Any]]]:
         "text access log alone": lambda: {"journal": log("text")},
         "logfmt access log alone": lambda: {"journal": log("logfmt")},
     }
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `observing`."""
+    parser.add_argument("--case", choices=list(CASES), default="plaintext")
+    parser.add_argument("--rounds", type=int, default=41)
+    parser.add_argument("--output", type=Path, help="write the costs as JSON")
 
 
 def measure(options: argparse.Namespace) -> int:

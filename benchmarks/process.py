@@ -117,7 +117,7 @@ class Running:
         """The first answer to the request, once the server takes connections; `check` judges it."""
         while True:
             if self.process.poll() is not None:
-                raise ServerFailed("did not come up")
+                raise ServerFailed(self.explain(ServerFailed("did not come up")))
             try:
                 answer = ask(self.port, request)
             except OSError as error:

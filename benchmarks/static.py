@@ -96,7 +96,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, help="write the turns as JSON")
 
 
-def run(arguments: argparse.Namespace, cache: Path) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Measure, print the table; 1 where a server failed."""
     names = ("rounds", "seconds", "warmup", "connections", "server_core", "client_core")
     cases = tuple(arguments.cases.split(","))
@@ -110,7 +110,7 @@ def run(arguments: argparse.Namespace, cache: Path) -> int:
     else:
         print("nginx is not installed: fastserve alone")
     os.sched_setaffinity(0, {options.client_core})
-    load = build("load", cache)
+    load = build("load", arguments.cache)
     turns: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)

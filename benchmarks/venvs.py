@@ -106,10 +106,18 @@ class Venvs:
 
 
 def describe(python: str, package: str) -> dict[str, str]:
-    """The version of a package and of the Python that runs it, and how that was built."""
+    """The version of a package and of the Python that runs it, and how that was built.
+
+    Some distributions record the build of libpython beside a python that has none: what that
+    says of the optimisation is nothing, whichever way.
+    """
     program = (
         "import json, platform, sysconfig, sys\n"
         "args = sysconfig.get_config_var('CONFIG_ARGS') or ''\n"
+        "shared = '--enable-shared' in args\n"
+        "try: linked = 'libpython' in open('/proc/self/maps').read()\n"
+        "except OSError: linked = shared\n"
+        "no = 'no' if linked == shared else 'not recorded'\n"
         "try:\n"
         "    from importlib.metadata import version\n"
         "    found = version(sys.argv[1])\n"
@@ -121,9 +129,9 @@ def describe(python: str, package: str) -> dict[str, str]:
         "print(json.dumps({'version': found, 'python': platform.python_version(),\n"
         "    'implementation': platform.python_implementation(),\n"
         "    'compiler': platform.python_compiler(), 'config_args': args,\n"
-        "    'pgo': 'yes' if '--enable-optimizations' in args else 'no',\n"
-        "    'lto': 'yes' if '--with-lto' in args else 'no',\n"
-        "    'shared': 'yes' if '--enable-shared' in args else 'no'}))\n"
+        "    'pgo': 'yes' if '--enable-optimizations' in args else no,\n"
+        "    'lto': 'yes' if '--with-lto' in args else no,\n"
+        "    'shared': 'yes' if linked else 'no'}))\n"
     )
     done = subprocess.run(
         [python, "-c", program, package], capture_output=True, text=True, check=False, cwd=ROOT

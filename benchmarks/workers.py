@@ -2,7 +2,8 @@
 
 Every server process is pinned to one core and the client to another, so that two workers share
 what one has: CPU per request is compared, not requests per second. Each worker has as many
-connections. Rounds are interleaved. Then each stands idle, for its memory and its ticks.
+connections. What two processes on a core cost by themselves, two C floors tell. Rounds are
+interleaved. Then each stands idle, for its memory and its ticks.
 """
 
 import argparse
@@ -19,7 +20,8 @@ from benchmarks.cases import CASES, Case
 from benchmarks.native import build
 from benchmarks.process import Running, ServerFailed, free_port, pss_bytes, tree
 
-FLOOR, ALONE = "C floor", "one process"
+FLOOR, TWO_FLOORS = "C floor", "two C floors"
+ALONE = "one process"
 ONE, TWO = "one worker", "two workers"
 FLAGS: dict[str, list[str]] = {
     ALONE: [],
@@ -45,11 +47,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, help="write every turn as JSON")
 
 
-def measure(options: argparse.Namespace, cache: Path) -> int:
+def measure(options: argparse.Namespace) -> int:
     """Print the tables; the exit status of the command."""
     case = CASES[options.case]
-    load, floor = build("load", cache), build("floor", cache)
-    turns: dict[str, list[float]] = {name: [] for name in (FLOOR, *FLAGS)}
+    load, floor = build("load", options.cache), build("floor", options.cache)
+    turns: dict[str, list[float]] = {name: [] for name in (FLOOR, TWO_FLOORS, *FLAGS)}
     os.sched_setaffinity(0, {options.client_core})
     for number in range(options.rounds):
         names = list(turns)
@@ -73,18 +75,20 @@ def _command(name: str, port: int) -> list[str]:
 def _turn(name: str, case: Case, options: argparse.Namespace, load: str, floor: str) -> float:
     """CPU per request in microseconds, of all the server's processes."""
     port = free_port()
-    workers = 2 if name == TWO else 1
+    workers = 2 if name in (TWO, TWO_FLOORS) else 1
+    is_floor = name in (FLOOR, TWO_FLOORS)
     with tempfile.TemporaryDirectory() as scratch:
         request = Path(scratch, "request")
         request.write_bytes(case.request)
-        if name == FLOOR:
+        if is_floor:
             response = Path(scratch, "response")
             response.write_bytes(_answer(case, options))
-            command = [floor, str(port), str(response), str(len(case.request)), "keep"]
+            command = [floor, str(port), str(response), str(len(case.request)), "keep",
+                       str(workers)]
         else:
             command = _command(name, port)
         with Running(command, port, options.server_core) as running:
-            _all_ready(running, case, workers if name != FLOOR else 0)
+            _all_ready(running, case, 0 if is_floor else workers)
             done = subprocess.run(
                 ["taskset", "-c", str(options.client_core), load, case.mode, str(port),
                  str(request), str(workers * options.connections), str(case.depth),

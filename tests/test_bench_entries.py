@@ -27,11 +27,14 @@ pytest.importorskip("cachetools")
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks import workers  # noqa: E402
+from benchmarks.__main__ import main  # noqa: E402
 from benchmarks.entries import ENTRIES  # noqa: E402
 from benchmarks.probe import ask  # noqa: E402
 from benchmarks.process import free_port  # noqa: E402
 from benchmarks.servers import SERVERS, Server  # noqa: E402
 from benchmarks.techempower.verify import verify  # noqa: E402
+from benchmarks.venvs import describe  # noqa: E402
 
 APPS = ROOT / "benchmarks" / "peers" / "techempower"
 FLAT = (APPS, ROOT / "benchmarks" / "techempower")
@@ -221,3 +224,30 @@ async def answer(
                  % (start["status"], head, body["body"]))
     await writer.drain()
     writer.close()
+
+
+def test_a_server_that_does_not_start_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It says what the server's last words were, and the bench ends with 1, not a traceback."""
+    monkeypatch.setitem(workers.FLAGS, "one worker, metrics", ["--no-such-flag"])
+    monkeypatch.setattr(workers, "ALONE", "one worker, metrics")
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "workers", "--rounds", "1"])
+    cores = os.sched_getaffinity(0)
+    try:
+        assert main() == 1
+    finally:
+        os.sched_setaffinity(0, cores)
+    shown = capfd.readouterr().err
+    assert "--no-such-flag" in shown
+    assert "Traceback" not in shown
+
+
+def test_how_a_python_is_linked_is_seen_and_not_believed() -> None:
+    """Whether libpython is shared is what the process says; a record of another build is none."""
+    told = describe(sys.executable, "pip")
+    linked = "libpython" in Path("/proc/self/maps").read_text()
+    assert told["shared"] == ("yes" if linked else "no")
+    recorded = "--enable-shared" in told["config_args"]
+    unknown = recorded != linked and "--enable-optimizations" not in told["config_args"]
+    assert (told["pgo"] == "not recorded") == unknown

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from server_process import wait_for
+from server_process import interrupt_without_database, wait_for
 from worker_thread import serve_in_thread
 from wrong_arena import WRONG, make
 
@@ -444,3 +444,9 @@ def test_workers_share_the_connections(
     finally:
         sys.modules.pop("store", None)
         sys.modules.pop("careful_pool", None)
+
+
+def test_a_database_that_does_not_answer_can_be_interrupted(folder: Path) -> None:
+    """SIGINT ends the wait for a connection at once, with the status of that signal."""
+    ended = interrupt_without_database("httparena", "--port", "0", "--data", str(folder))
+    assert ended == (128 + signal.SIGINT, b"")

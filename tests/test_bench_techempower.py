@@ -8,7 +8,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,7 +20,7 @@ from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
 import pytest
-from server_process import ServerProcess, serve_in_process, wait_for
+from server_process import ServerProcess, interrupt_without_database, serve_in_process, wait_for
 from wrong_suite import PAGE, Handler, Reply, as_json, clamped, rows, serving
 
 from fastserve.testing import TestClient
@@ -461,20 +460,7 @@ def test_a_command_that_is_stopped_while_it_starts_leaves_nothing() -> None:
 
 def test_a_database_that_does_not_answer_can_be_interrupted() -> None:
     """SIGINT ends the wait for a connection at once, with the status of that signal."""
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        url = f"postgresql://someone@127.0.0.1:{silent.getsockname()[1]}/name?sslmode=disable"
-        process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks", "techempower", "--database", url], cwd=ROOT,
-            stderr=subprocess.PIPE)
-        try:
-            connection, _ = silent.accept()
-            with connection:
-                process.send_signal(signal.SIGINT)
-                _, said = process.communicate(timeout=STOP_S)
-        finally:
-            process.kill()
-            process.communicate()
-    assert (process.returncode, said) == (128 + signal.SIGINT, b"")
+    assert interrupt_without_database("techempower") == (128 + signal.SIGINT, b"")
 
 
 @pytest.mark.parametrize("flag", ["--orm", "--pipelined"])

@@ -67,7 +67,7 @@ def lacks(options: argparse.Namespace) -> str:
     return ""
 
 
-def measure(options: argparse.Namespace, cache: Path) -> int:
+def measure(options: argparse.Namespace) -> int:
     """Measure, report, draw; the exit status of the command."""
     known = axes(len(os.sched_getaffinity(0)))
     chosen = options.of.split(",")
@@ -82,7 +82,7 @@ def measure(options: argparse.Namespace, cache: Path) -> int:
     wanted = [known[name] for name in known if name in chosen]
     if options.quick:
         wanted = [replace(axis, points=axis.quick) for axis in wanted]
-    run = Run(options, wanted, cache)
+    run = Run(options, wanted)
     options.output.mkdir(parents=True, exist_ok=True)
     run.execute()
     print(write_report(run.record, options.output / "growth.md"))
@@ -109,9 +109,9 @@ class Run:
     wanted:   the axes; that of connections is cut to what the limit of open files allows
     """
 
-    def __init__(self, options: argparse.Namespace, wanted: list[Axis], cache: Path) -> None:
+    def __init__(self, options: argparse.Namespace, wanted: list[Axis]) -> None:
         self.options = options
-        self.cache = cache
+        self.cache = options.cache
         files = allow_files(max(_most_connections(axis) for axis in wanted) + SPARE_FILES)
         self.axes: list[Axis] = []
         self.record: dict[str, Any] = {

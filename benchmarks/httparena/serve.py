@@ -4,7 +4,6 @@ Plain HTTP on one port and TLS on another. Several workers get a Redis, as the a
 the CRUD profile, where redis-server is installed.
 """
 
-import asyncio
 import contextlib
 import importlib.util
 import os
@@ -69,7 +68,7 @@ def serve(served: Served) -> int:
         if not (folder / "certs" / "server.crt").exists():
             _make_data(folder, served.brotli_quality)
         url = stack.enter_context(database(served.database))
-        _fill(url, served.rows)
+        _fill(url, served.rows, relay)
         redis = stack.enter_context(_redis(served.workers))
         print(f"data: {folder}\ndatabase: {url}", file=sys.stderr, flush=True)
         return relay.run(_command(served, folder), _environment(served, folder, url, redis))
@@ -107,13 +106,13 @@ def _make_data(folder: Path, brotli_quality: int) -> None:
         raise Refused(f"--data {folder}: {error.strerror}") from error
 
 
-def _fill(url: str, rows: int) -> None:
+def _fill(url: str, rows: int, relay: Relay) -> None:
     import asyncpg
 
     from benchmarks.httparena import data
 
     try:
-        asyncio.run(data.fill(url, rows))
+        relay.complete(data.fill(url, rows))
     except (OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         raise Refused(f"--database {without_password(url)}: {reason(error)}") from error
 

@@ -68,7 +68,7 @@ class _Statement:
     described:  what PostgreSQL says of it. Raises ValueError for types that are not known here.
     """
 
-    __slots__ = ("decoders", "encoders", "formats", "name")
+    __slots__ = ("columns", "encoders", "formats", "name")
 
     def __init__(self, name: str, described: Any) -> None:
         self.name = name.encode()
@@ -80,12 +80,11 @@ class _Statement:
             raise ValueError(f"statement {name!r} has types of oid {unknown}, which are not known")
         self.encoders = [ENCODERS[oid][0] for oid in inputs]
         self.formats = [ENCODERS[oid][1] for oid in inputs]
-        self.decoders = [DECODERS[oid] for oid in outputs]
+        self.columns = [(column, DECODERS[oid]) for column, oid in enumerate(outputs)]
 
     def rows(self, result: Any) -> list[Row]:
         value = result.get_value
-        columns = list(enumerate(self.decoders))
-        return [tuple([decode(value(row, column)) for column, decode in columns])
+        return [tuple([decode(value(row, column)) for column, decode in self.columns])
                 for row in range(result.ntuples)]
 
 
@@ -144,7 +143,9 @@ class _Pipeline:
             self._hold_back()
             self._libpq.send_prepare(name.encode(), text.encode())
             self._libpq.send_describe_prepared(name.encode())
-            self._sync(batch, None)
+            self._libpq.pipeline_sync()
+            self._queries.append((batch, None))
+            self.under_way += 1
             self.statements[name] = _Statement(name, (await batch.future)[-1])
 
     def send(
@@ -160,13 +161,15 @@ class _Pipeline:
             future.set_exception(error)
             return
         batch = _Batch(future, len(values))
-        send, name_bytes, formats = (
-            self._libpq.send_query_prepared, statement.name, statement.formats)
+        send, sync = self._libpq.send_query_prepared, self._libpq.pipeline_sync
+        name_bytes, formats = statement.name, statement.formats
         self._hold_back()
         try:
             for parameters in encoded:
                 send(name_bytes, parameters, formats, BINARY)
-                self._sync(batch, statement)
+                sync()
+                self._queries.append((batch, statement))
+                self.under_way += 1
         except Error as error:
             batch.error = batch.error or ConnectionLost(str(error))
             batch.end()
@@ -202,11 +205,6 @@ class _Pipeline:
             if self._cork is not None:
                 self._cork.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
             self._write()
-
-    def _sync(self, batch: _Batch, statement: _Statement | None) -> None:
-        self._queries.append((batch, statement))
-        self.under_way += 1
-        self._libpq.pipeline_sync()
 
     def _write(self) -> None:
         """Send what the kernel did not take at once; libpq may read while it does."""
