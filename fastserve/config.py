@@ -302,6 +302,9 @@ class Config:
     tasks: str = _choice("direct", SERVER, ("direct", "asyncio"), "How async handlers run.")
     blocking_threads: int = _setting(
         40, SERVER, whole(1, 10_000), "Threads for handlers marked @blocking.")
+    busy_poll_us: int = _setting(
+        0, SERVER, whole(0, 1_000_000), "How long a loop that has nothing to do looks for more "
+        "before it sleeps: answers come sooner, and cost a processor's time.")
     decompress_requests: bool = _setting(
         False, SERVER, yes_or_no, "Decode request bodies sent with gzip, deflate, br or zstd.")
     compress_responses: bool = _setting(
@@ -642,4 +645,5 @@ ENGINE_SETTINGS = (
     "lingering_close_s",
     "lingering_close_bytes",
     "request_id_header",
+    "busy_poll_us",
 )

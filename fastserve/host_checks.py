@@ -204,6 +204,23 @@ def processors(config: Config, machine: Machine) -> Iterator[Finding]:
         yield Finding(OK, "processors", shown)
 
 
+def busy_polling(config: Config, machine: Machine) -> Iterator[Finding]:
+    """A loop that looks for work uses a processor, which must be there for it."""
+    if config.busy_poll_us == 0:
+        return
+    count, quota = workers_of(config, machine), machine.quota()
+    shown = f"{count} workers look for work for {config.busy_poll_us} us before they sleep"
+    if count > machine.processors:
+        yield Finding(WARN, "busy polling", f"{shown}, on {machine.processors} processors: "
+                      "one looks where another has work", "--workers auto, or --busy-poll-us 0")
+    elif quota is not None:
+        yield Finding(WARN, "busy polling", f"{shown}, which the cgroup's quota of {quota:g} "
+                      "processors pays for", "lift the quota (cpu.max, CPUQuota=, limits.cpu), or "
+                      "--busy-poll-us 0")
+    else:
+        yield Finding(OK, "busy polling", shown)
+
+
 def throttling(config: Config, machine: Machine) -> Iterator[Finding]:
     """How often the kernel has stopped the cgroup for its quota."""
     for directory in machine.cgroups():
@@ -308,8 +325,8 @@ def python_mode(config: Config, machine: Machine) -> Iterator[Finding]:
 
 
 MACHINE_CHECKS: tuple[Check, ...] = (
-    backlog, overflow, local_ports, spreading, open_files, all_open_files, processors, throttling,
-    memory, clock, user, python_build, python_mode)
+    backlog, overflow, local_ports, spreading, open_files, all_open_files, processors,
+    busy_polling, throttling, memory, clock, user, python_build, python_mode)
 
 
 def holder_of(port: int, machine: Machine) -> str | None:

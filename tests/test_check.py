@@ -85,6 +85,10 @@ MACHINES = [
      {**THREE, "sys/fs/cgroup/a/cpu.max": "150000 100000"}, {}, OK, "2 workers, 1.5 processors"),
     (machine.processors, {}, {}, {}, NOTE, "--workers auto"),
     (machine.processors, {}, {}, {"processors": 1}, OK, "1 workers"),
+    (machine.busy_polling, {"workers": 4, "busy_poll_us": 500}, {}, {}, OK, "for 500 us"),
+    (machine.busy_polling, {"workers": 5, "busy_poll_us": 500}, {}, {}, WARN, "on 4 processors"),
+    (machine.busy_polling, {"workers": "auto", "busy_poll_us": 500},
+     {**THREE, "sys/fs/cgroup/a/cpu.max": "150000 100000"}, {}, WARN, "quota of 1.5"),
     (machine.throttling, {}, {
         **THREE, "sys/fs/cgroup/a/cpu.stat": "usage_usec 9\nnr_periods 100\nnr_throttled 40\n"},
      {}, WARN, "/sys/fs/cgroup/a was used up in 40 of 100"),

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -20,18 +21,20 @@ CALL = re.compile(r"^\d+ +(\w+)\((\d+)[,)]")
 
 
 @pytest.fixture
-def traced(tmp_path, needs):
+def traced(tmp_path, needs, request):
     """A server under strace: its address, its process, and stop(), which gives the calls made.
 
-    They are by descriptor, the first argument.
+    They are by descriptor, the first argument. The fixture's parameter is further options.
     """
+    options = getattr(request, "param", ())
     strace = needs("strace")
     log = tmp_path / "calls"
     server = subprocess.Popen(
         [
             *(strace, "-f", "-qq", "-o", str(log)),
-            *("-e", "trace=network,read,write,writev,epoll_ctl"),
+            *("-e", "trace=network,read,write,writev,epoll_ctl,epoll_pwait"),
             *(sys.executable, "-m", "fastserve", "run", "examples/hello.py", "--port", "0"),
+            *options,
         ],
         cwd=ROOT,
         stderr=subprocess.PIPE,
@@ -130,3 +133,19 @@ def test_a_quick_client_with_one_request_is_not_registered(traced):
     assert every["sendto"] == 40
     assert every["recvfrom"] < 50       # the loop has a few of its own
     assert every["epoll_ctl"] < 40      # of the loop and its listeners
+
+
+@pytest.mark.parametrize(("traced", "least", "most"), [
+    ((), 1, 50), (("--busy-poll-us", "200000"), 200, 1_000_000)], indirect=["traced"])
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="strace is Linux's")
+def test_a_server_that_polls_asks_the_kernel_again_and_again(traced, least, most):
+    """--busy-poll-us: between one request and the next the loop turns many times, or a few."""
+    address, _, stop = traced
+    with socket.create_connection(address) as client:
+        ask(client, request("/"), 1)
+        time.sleep(0.25)
+        ask(client, request("/"), 1)
+    calls = stop()
+
+    turns = max(names.count("epoll_pwait") for names in calls.values())
+    assert least <= turns <= most

@@ -68,6 +68,9 @@ cdef class Engine(ProtocolFactory):
     cdef Py_ssize_t max_in_flight, max_queued
     cdef double queue_timeout_s
     cdef str retry_after
+    cdef double busy_poll_s         # how long the loop turns without sleeping after work; 0: never
+    cdef double awake_until_s       # on `clock`
+    cdef bint awake                 # keep_awake is scheduled
 
     # For the connections to say. A client's doing, for the log, ten lines a second at most:
     cdef int complain(self, ServedConnection connection, str reason) except -1
@@ -78,3 +81,5 @@ cdef class Engine(ProtocolFactory):
     # An exception that nobody can be answered for; and its traceback, for the log alone.
     cdef int report(self, Request request, object error) except -1
     cdef int log(self, Request request, object error) except -1
+    # There was work, and where it is wanted the loop waits for more of it without sleeping.
+    cdef int stay_awake(self) except -1

@@ -65,7 +65,7 @@ cdef class Engine(ProtocolFactory):
                  write_timeout_s=30.0, handler_timeout_s=0.0, max_in_flight=0, max_queued=100,
                  queue_timeout_s=0.1, retry_after_s=1, bint use_epoll=True, clock=time.monotonic,
                  wall_clock=time.time, forwarded=None, board=None, journal=None,
-                 request_id_header="x-request-id"):
+                 request_id_header="x-request-id", busy_poll_us=0):
         limits = {
             "max_head_bytes": max_head_bytes, "max_field_bytes": max_field_bytes,
             "max_headers": max_headers, "max_target_bytes": max_target_bytes,
@@ -107,6 +107,7 @@ cdef class Engine(ProtocolFactory):
         self.max_queued = max_queued
         self.queue_timeout_s = queue_timeout_s
         self.retry_after = f"Retry-After: {retry_after_s}"
+        self.busy_poll_s = busy_poll_us / 1e6
         self.later = []
         self.opening = set()
         self.forwarded = forwarded
@@ -134,7 +135,22 @@ cdef class Engine(ProtocolFactory):
     cdef int end_turn(self) except -1:
         if self.observer is not None:
             self.observer.end_turn()
+        if self.busy_poll_s > 0:
+            self.stay_awake()
         return self.runner.leave()
+
+    cdef int stay_awake(self) except -1:
+        self.awake_until_s = self.clock() + self.busy_poll_s
+        if not self.awake:
+            self.awake = True
+            self.loop.call_soon(self.keep_awake)
+        return 0
+
+    def keep_awake(self):
+        """Have the loop turn once more, without sleeping, until busy_poll_us after the last work."""
+        self.awake = self.clock() < self.awake_until_s
+        if self.awake:
+            self.loop.call_soon(self.keep_awake)
 
     def protocol(self, peer=None, *, bint encrypted=False):
         """A new connection, for a transport of the loop.
@@ -251,6 +267,7 @@ cdef class Engine(ProtocolFactory):
 
     def close(self):
         """Leave the loop; the engine cannot be used again."""
+        self.busy_poll_s = self.awake_until_s = 0
         self.admission.close()
         self.abort()
         self.poller.close()

@@ -135,9 +135,7 @@ cdef class HttpProtocol(AnsweringConnection):
             size = self.input.size
         cdef bint alone = not self.engine.runner.entered
         if alone:
-            self.engine.runner.enter()
-            if self.engine.observer is not None:
-                self.engine.observer.begin_turn()
+            self.engine.begin_turn()
         self.working = True
         try:
             consumed = self.advance(data, size)
@@ -147,9 +145,7 @@ cdef class HttpProtocol(AnsweringConnection):
         finally:
             self.working = False
             if alone:
-                self.engine.runner.leave()
-                if self.engine.observer is not None:
-                    self.engine.observer.end_turn()
+                self.engine.end_turn()
         if self.stage == STAGE_LOST:
             self.engine.out.size = 0
             return 0
