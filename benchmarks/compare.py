@@ -24,10 +24,10 @@ from benchmarks.servers import REFERENCE, Server
 
 QUICK_TESTS, QUICK_S = ("json", "db"), 0.3
 # One row of each peer, and those that the bars name.
-MAIN = ("fastserve", "fastserve-pipelined", "uvicorn-careful", "uvicorn-pipelined",
-        "uvicorn-usual", "fastapi", "litestar", "blacksheep", "granian-rsgi",
-        "granian-rsgi-pipelined", "aiohttp", "sanic", "robyn", "socketify", "fastpysgi",
-        "fastpysgi-pipelined")
+MAIN = ("fastserve", "fastserve-pipelined", "fastserve-polling", "fastserve-polling-pipelined",
+        "uvicorn-careful", "uvicorn-pipelined", "uvicorn-usual", "fastapi", "litestar",
+        "blacksheep", "granian-rsgi", "granian-rsgi-pipelined", "aiohttp", "sanic", "robyn",
+        "socketify", "fastpysgi", "fastpysgi-pipelined")
 QUICK_ENTRIES = (REFERENCE, "uvicorn-careful")
 CONCURRENCY = {False: 512, True: 64}  # of a verification: the suite's own; and quick
 

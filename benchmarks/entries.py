@@ -41,13 +41,14 @@ _BATCHES = (
 )
 _IN_LINE = "each query has a Sync of its own and does not wait for the one before it"
 _FLUSH = "--http1-pipeline-flush, which granian calls experimental, is on"
+_AWAKE = "--busy-poll-us 10000"
 _POLLS = "polls between two event loops, one of them uvloop's"
 _BLOCKS = "WSGI: one request at a time, for which psycopg2 waits; one connection"
 
 
-def _fastserve(name: str, title: str, app: str, note: str) -> Server:
+def _fastserve(name: str, title: str, app: str, note: str, options: str = "") -> Server:
     return Server(name, title, "te-fastserve", (*_BARE, "sqlalchemy[asyncio]", _PIPELINED),
-                  f"-m fastserve run {_SUITE}/{app} --port {{port}}",
+                  f"-m fastserve run {_SUITE}/{app} --port {{port}} {options}".rstrip(),
                   "from fastserve import App, Request, Response", REFERENCE, note=note)
 
 
@@ -88,6 +89,10 @@ _ALL = (
     _fastserve(REFERENCE, "fastserve", "app.py", "default flags"),
     _fastserve("fastserve-pipelined", "fastserve, queries pipelined", "app_pipelined.py",
                f"default flags; {_IN_LINE}"),
+    _fastserve("fastserve-polling", "fastserve, busy polling", "app.py",
+               f"{_AWAKE}: looks for work for 10 ms before it sleeps", _AWAKE),
+    _fastserve("fastserve-polling-pipelined", "fastserve, busy polling, queries pipelined",
+               "app_pipelined.py", f"{_AWAKE}; {_IN_LINE}", _AWAKE),
     _fastserve("fastserve-orm", "fastserve + SQLAlchemy", "app_orm.py",
                "default flags; an ORM does what the others do with SQL by hand"),
     _uvicorn("uvicorn-careful", ", bare ASGI", "asgi_careful", "uvicorn"),

@@ -36,7 +36,7 @@ Costs = Mapping[str, Sequence[float]]
 
 def paced(p99_us: float, requests: int = 2000) -> dict[str, Any]:
     phase = {"due": requests, "late": 0, "dropped": 0, "faults": 0, "rate_per_s": 500.0,
-             "p50_us": p99_us / 3, "p99_us": p99_us, "p999_us": 2 * p99_us}
+             "cpu_us": 300.0, "p50_us": p99_us / 3, "p99_us": p99_us, "p999_us": 2 * p99_us}
     return {"equal": phase, "half": phase, "most": phase}
 
 
@@ -142,6 +142,23 @@ def test_a_latency_is_above_a_peers_only_outside_the_spread(
     assert verdict.met is met
     assert ("above granian-rsgi" in verdict.result) is not met
     assert ("inside the spread" in verdict.result) is (met and theirs[0] < 900)
+
+
+def test_who_polls_is_judged_by_itself_and_shown_to_take_a_core() -> None:
+    """That our polling row is as soon as theirs meets no bar for the one that sleeps."""
+    record = made({"db": {
+        "fastserve": [50, 50], "fastserve-polling": [50, 50], "fastpysgi": [60, 60]}})
+    for turn_ in record["turns"][2:]:
+        turn_["paced"] = paced(300)
+        turn_["paced"]["equal"]["cpu_us"] = 2000.0
+    bar = "p99 and p99.9 at the equal rate not above any peer's"
+    assert bars(record, "db")[bar].met is False
+    assert bars(record, "db")[f"Busy polling: {bar}"].met is True
+    assert {row.entry: row.latency["equal"].busy for row in rows(record, "db")} == {
+        "fastserve": 0.15, "fastserve-polling": 1.0, "fastpysgi": 1.0}
+    text = "\n".join(document(record))
+    assert "| 600 (600-600) | 100% |" in text
+    assert "| 1,800 (1,800-1,800) | 15% |" in text
 
 
 def test_p999_of_few_requests_decides_nothing() -> None:
@@ -424,7 +441,8 @@ def test_a_slow_rate_is_kept_longer_for_enough_requests() -> None:
 def test_our_own_other_row_is_no_peer() -> None:
     record = made({"json": {"fastserve": [9, 9], "fastserve-orm": [8, 8], "sanic": [20, 20]}})
     record["turns"][2]["paced"] = record["turns"][3]["paced"] = paced(100)
-    assert {verdict.met for verdict in bars(record, "json").values()} == {True}
+    assert {verdict.met for bar, verdict in bars(record, "json").items()
+            if not bar.startswith("Busy polling")} == {True}
 
 
 def test_rows_that_pipeline_queries_are_compared_with_their_like() -> None:

@@ -41,6 +41,7 @@ class Figure:
 class Latency:
     """At one fixed rate.
 
+    busy:     share of a core that the entry took at it, be it that it works or that it polls
     requests: how many were due, in all rounds
     late:     share of them that the client itself sent more than 1 ms late
     dropped:  of them; they count as latency, too
@@ -48,6 +49,7 @@ class Latency:
 
     rate_per_s: Figure
     percentiles: Mapping[str, Figure]
+    busy: float
     requests: int
     late: float
     dropped: int
@@ -165,6 +167,7 @@ def _latency(phases: Sequence[Mapping[str, Any]]) -> Latency:
     return Latency(
         Figure(tuple(phase["rate_per_s"] for phase in phases)),
         {name: Figure(tuple(phase[name] for phase in phases)) for name in PERCENTILES},
+        statistics.median(phase["rate_per_s"] * phase["cpu_us"] / 1e6 for phase in phases),
         requests,
         sum(phase["late"] for phase in phases) / max(1, requests),
         sum(phase["dropped"] for phase in phases),

@@ -32,6 +32,7 @@ EXPLANATION = (
 LATENCY_EXPLANATION = (
     "Latency counts from when a request was due, at a fixed rate with random arrivals, so that a"
     " stall costs every request that came meanwhile; median over the rounds, and the spread."
+    " Busy is the share of a core that the server took meanwhile, all of it where one polls."
 )
 
 
@@ -155,12 +156,13 @@ def _latencies(record: Record, table: list[Row]) -> Iterator[str]:
             continue
         told.sort(key=lambda row: row.latency[rate].percentiles["p99_us"].median)
         yield from (f"Latency in µs at {RATE_TITLES[rate]}:", "",
-                    "| entry | requests/s | p50 | p99 | p99.9 | |", "|---|--:|--:|--:|--:|---|")
+                    "| entry | requests/s | p50 | p99 | p99.9 | busy | |",
+                    "|---|--:|--:|--:|--:|--:|---|")
         for row in told:
             latency = row.latency[rate]
             cells = [spread(figure, 0) for figure in latency.percentiles.values()]
             yield (f"| {name_of(record, row.entry)} | {latency.rate_per_s.median:,.0f} |"
-                   f" {' | '.join(cells)} | {'; '.join(remarks(latency))} |")
+                   f" {' | '.join(cells)} | {latency.busy:.0%} | {'; '.join(remarks(latency))} |")
         yield ""
 
 

@@ -161,11 +161,12 @@ def _latencies(record: Record, table: list[Row], rate: str) -> Iterator[str]:
                   key=lambda row: row.latency[rate].percentiles["p99_us"].median)
     yield f"<h3>µs at {RATE_TITLES[rate]}</h3>"
     yield ('<div class="scroll"><table><tr><th>entry</th><th>requests/s</th><th>p50</th>'
-           "<th>p99</th><th>p99.9</th><th></th></tr>")
+           "<th>p99</th><th>p99.9</th><th>busy</th><th></th></tr>")
     for row in told:
         latency = row.latency[rate]
         cells = [_named(record, row.entry), f"{latency.rate_per_s.median:,.0f}",
-                 *(_ranged(spread(figure, 0)) for figure in latency.percentiles.values())]
+                 *(_ranged(spread(figure, 0)) for figure in latency.percentiles.values()),
+                 f"{latency.busy:.0%}"]
         remark = f'<td class="remark">{escape("; ".join(remarks(latency)))}</td>'
         yield _line(row.entry, cells, remark)
     yield "</table></div>"

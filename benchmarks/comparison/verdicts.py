@@ -12,7 +12,11 @@ from benchmarks.comparison.figures import Figure, Record, peers, ratio, rows
 from benchmarks.comparison.turn import EQUAL
 from benchmarks.servers import REFERENCE
 
-PIPELINED = f"{REFERENCE}-pipelined"
+PIPELINED, POLLING = f"{REFERENCE}-pipelined", f"{REFERENCE}-polling"
+POLLING_PIPELINED = f"{POLLING}-pipelined"
+# What a bar begins with, by whose it is.
+WHOSE = {REFERENCE: "", PIPELINED: "Pipelined: ", POLLING: "Busy polling: ",
+         POLLING_PIPELINED: "Busy polling, pipelined: "}
 USUAL = ("uvicorn-usual", "uvicorn")  # the first that was measured
 CAREFUL, CAREFUL_PIPELINED = ("uvicorn-careful",), ("uvicorn-pipelined",)
 # What must be cheaper than its rows with the same pool, by the beginning of the name.
@@ -55,9 +59,11 @@ def verdicts(record: Record) -> list[Verdict]:
     found += _rivals(record)
     for test, about in record["tests"].items():
         if about["depth"] == 1:
-            found.append(_latency(record, test, REFERENCE, _alike(record, test, REFERENCE)))
+            found += [_latency(record, test, ours, _alike(record, test, ours))
+                      for ours in (REFERENCE, POLLING)]
         if test in QUERIES:
-            found.append(_latency(record, test, PIPELINED, peers(record, test)))
+            found += [_latency(record, test, ours, peers(record, test))
+                      for ours in (PIPELINED, POLLING_PIPELINED)]
     return found
 
 
@@ -67,16 +73,12 @@ def _alike(record: Record, test: str, ours: str) -> list[str]:
             if peer.endswith("-pipelined") == ours.endswith("-pipelined")]
 
 
-def _whose(ours: str, bar: str) -> str:
-    return bar if ours == REFERENCE else f"Pipelined: {bar}"
-
-
 def _costs(
     record: Record, test: str, pair: tuple[str, Sequence[str]], limit: float, whose: str, *,
     headline: bool = False,
 ) -> Verdict:
     ours, others = pair
-    bar = _whose(ours, f"CPU at most {limit:g} of {whose}")
+    bar = f"{WHOSE[ours]}CPU at most {limit:g} of {whose}"
     for other in others:
         if found := ratio(record, test, ours, other):
             return Verdict(test, bar, found.median <= limit, _spread(found), headline)
@@ -104,14 +106,14 @@ def _rivals(record: Record) -> Iterator[Verdict]:
 def _below(record: Record, test: str, ours: str, others: Sequence[str], bar: str) -> Verdict:
     found = [(figure, other) for other in others if (figure := ratio(record, test, ours, other))]
     if not found:
-        return Verdict(test, _whose(ours, bar), None, "")
+        return Verdict(test, WHOSE[ours] + bar, None, "")
     worst, other = max(found, key=lambda pair: pair[0].median)
-    return Verdict(test, _whose(ours, bar), worst.median < 1, f"{_spread(worst)} of {other}")
+    return Verdict(test, WHOSE[ours] + bar, worst.median < 1, f"{_spread(worst)} of {other}")
 
 
 def _latency(record: Record, test: str, ours: str, others: Sequence[str]) -> Verdict:
     """At the equal rate; p99.9 is judged where everybody had requests enough for one."""
-    bar = _whose(ours, "p99 and p99.9 at the equal rate not above any peer's")
+    bar = f"{WHOSE[ours]}p99 and p99.9 at the equal rate not above any peer's"
     told = {row.entry: row.latency[EQUAL] for row in rows(record, test) if EQUAL in row.latency}
     own = told.get(ours)
     table = {entry: latency for entry, latency in told.items() if entry in others}
