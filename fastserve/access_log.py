@@ -49,6 +49,7 @@ class LogWriter:
     def __init__(self, target: str, *, most_unwritten_bytes: int = MOST_UNWRITTEN_BYTES) -> None:
         self.target = target
         self.most_unwritten_bytes = most_unwritten_bytes
+        self._at_work = threading.Lock()    # held while the thread writes
         self._fd = -1
         self._use(open_target(target))
         self._queue: queue.SimpleQueue[bytes | str] = queue.SimpleQueue()
@@ -136,7 +137,8 @@ class LogWriter:
         while written < len(data):
             end = self._end_of_piece(data, written)
             try:
-                written += os.write(self._fd, data[written:end])
+                with self._at_work:
+                    written += os.write(self._fd, data[written:end])
                 continue
             except BlockingIOError:
                 if self._wait():
@@ -188,18 +190,29 @@ class LogWriter:
     def _use(self, fd: int) -> None:
         self._fd = fd
         self._is_file = stat.S_ISREG(os.fstat(fd).st_mode)
+        self._is_stderr = not self._is_file and is_behind_stderr(fd)
 
     def _release(self) -> None:
         if self.target not in (STDOUT, STDERR):
             os.close(self._fd)
 
     def _complain(self, reason: str) -> None:
-        now_s = time.monotonic()
-        if now_s - self._said_s < COMPLAINT_PERIOD_S or not stderr_takes_a_line():
+        if time.monotonic() - self._said_s < COMPLAINT_PERIOD_S:
             return
-        self._said_s = now_s
-        logger.error(
-            "access log %s: %s; %d lines were dropped so far", self.target, reason, self.dropped)
+        if not self._is_stderr:
+            self._complain_if_taken(reason)
+        # The thread must not fill the pipe between the question and the line.
+        elif self._at_work.acquire(blocking=False):
+            try:
+                self._complain_if_taken(reason)
+            finally:
+                self._at_work.release()
+
+    def _complain_if_taken(self, reason: str) -> None:
+        if stderr_takes_a_line():
+            self._said_s = time.monotonic()
+            logger.error("access log %s: %s; %d lines were dropped so far",
+                         self.target, reason, self.dropped)
 
 
 MANAGEABLE = signal.valid_signals() - {
@@ -216,6 +229,14 @@ def open_target(target: str) -> int:
     # without blocking: a named pipe that nobody reads would hold us up
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
     return os.open(target, flags, FILE_MODE)
+
+
+def is_behind_stderr(fd: int) -> bool:
+    """Whether stderr is the same pipe, or whatever it is."""
+    try:
+        return os.path.samestat(os.fstat(fd), os.fstat(2))
+    except OSError:     # stderr is closed
+        return False
 
 
 def stderr_takes_a_line() -> bool:

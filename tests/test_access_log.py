@@ -187,6 +187,34 @@ def test_complaints_do_not_go_into_the_pipe_that_is_stuck():
         os.close(theirs)
 
 
+def test_the_pipe_does_not_fill_between_the_question_and_the_complaint():
+    """The writer waits, or the complaint is left out: the loop must not be stuck in it."""
+    code = (
+        "import os, threading, time\n"
+        "from fastserve import access_log, log\n"
+        "log.configure('info')\n"
+        "asked, write, question = threading.Event(), os.write, access_log.stderr_takes_a_line\n"
+        "def write_then(fd, data):\n"
+        "    asked.wait(5)\n"
+        "    return write(fd, data)\n"
+        "def ask():\n"
+        "    takes = question()\n"
+        "    asked.set()\n"
+        "    time.sleep(0.5)\n"
+        "    return takes\n"
+        "os.write, access_log.stderr_takes_a_line = write_then, ask\n"
+        "writer = access_log.LogWriter('stderr', most_unwritten_bytes=150_000)\n"
+        "for _ in range(2): writer.put((b'x' * 99 + b'\\n') * 1000)\n"
+        "assert writer.dropped == 1000\n"
+        "writer.close(0.2)\n")
+    ours, theirs = os.pipe()
+    try:
+        python(code, stderr=theirs)
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
 needs_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
 
 
