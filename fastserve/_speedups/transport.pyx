@@ -130,7 +130,7 @@ cdef class Poller(Watchers):
         # epoll set never hears of. It is asked about all others when they have been answered.
         if self.collecting and self.has_room() and self.read_arrival(transport):
             self.welcomed = True
-        elif self.find(event_key(transport)) != NULL:
+        elif self.epoll_fd < 0 or self.find(event_key(transport)) != NULL:
             self.register(transport)
         return 0
 
@@ -656,10 +656,7 @@ cdef SocketTransport open_transport(Poller poller, int fd, Protocol protocol):
 
 
 cdef SocketTransport welcome_transport(Poller poller, int fd, Protocol protocol):
-    cdef SocketTransport transport
-    if poller.epoll_fd < 0:
-        return open_transport(poller, fd, protocol)
-    transport = new_transport(poller, fd, protocol)
+    cdef SocketTransport transport = new_transport(poller, fd, protocol)
     try:
         protocol.connected(transport)
         poller.enter(transport, EPOLLIN | EPOLLRDHUP | EPOLLET)

@@ -18,8 +18,8 @@ cdef class Watchers:
     cdef Py_ssize_t capacity        # of `watchers`
     cdef uint32_t generation
     cdef int watch(self, Watcher watcher, uint32_t mask) except -1
-    # The same in two steps, where there is an epoll set: the kernel hears of it with the second,
-    # and not at all of one that was forgotten before.
+    # The same in two steps: the kernel hears of it with the second, and not at all of one that
+    # was forgotten before.
     cdef int enter(self, Watcher watcher, uint32_t mask) except -1
     cdef int register(self, Watcher watcher) except -1
     cdef int change(self, Watcher watcher, uint32_t mask) except -1

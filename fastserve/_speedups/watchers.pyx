@@ -57,21 +57,18 @@ cdef class Watchers:
         raise NotImplementedError
 
     cdef int watch(self, Watcher watcher, uint32_t mask) except -1:
-        if self.epoll_fd >= 0:
-            self.enter(watcher, mask)
-            return self.register(watcher)
-        self.generation += 1
-        watcher.generation = self.generation
-        watcher.mask = mask
-        return self.change_on_loop(watcher, 0, mask)
+        self.enter(watcher, mask)
+        return self.register(watcher)
 
     cdef int enter(self, Watcher watcher, uint32_t mask) except -1:
         cdef Py_ssize_t fd = watcher.fd
-        if fd >= self.capacity:
-            self.grow(fd)
         self.generation += 1
         watcher.generation = self.generation
         watcher.mask = mask
+        if self.epoll_fd < 0:
+            return 0        # the loop will hold it
+        if fd >= self.capacity:
+            self.grow(fd)
         watcher.fresh = True
         Py_INCREF(watcher)
         self.watchers[fd] = <PyObject*>watcher
@@ -80,6 +77,8 @@ cdef class Watchers:
     cdef int register(self, Watcher watcher) except -1:
         cdef epoll_event event
         cdef int code
+        if self.epoll_fd < 0:
+            return self.change_on_loop(watcher, 0, watcher.mask)
         event.events = watcher.mask
         event.data.u64 = event_key(watcher)
         if epoll_ctl(self.epoll_fd, EPOLL_CTL_ADD, watcher.fd, &event) < 0:
