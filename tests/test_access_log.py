@@ -169,6 +169,16 @@ def test_a_process_ends_with_its_stdout_stuck():
     assert len(left) % 100 == 0     # whole lines
 
 
+def python_whose_stderr_nobody_reads(code):
+    """Run it to its end, which must come though the pipe is full."""
+    ours, theirs = os.pipe()
+    try:
+        python(code, stderr=theirs)
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
 def test_complaints_do_not_go_into_the_pipe_that_is_stuck():
     """Where stderr is the same pipe, to complain would stop the loop."""
     code = (
@@ -179,12 +189,7 @@ def test_complaints_do_not_go_into_the_pipe_that_is_stuck():
         "writer = LogWriter('stderr')\n"
         "for _ in range(2000): writer.put((b'x' * 99 + b'\\n') * 100)\n"
         "writer.close(0.2)\n")
-    ours, theirs = os.pipe()
-    try:
-        python(code, stderr=theirs)
-    finally:
-        os.close(ours)
-        os.close(theirs)
+    python_whose_stderr_nobody_reads(code)
 
 
 def test_the_pipe_does_not_fill_between_the_question_and_the_complaint():
@@ -207,12 +212,7 @@ def test_the_pipe_does_not_fill_between_the_question_and_the_complaint():
         "for _ in range(2): writer.put((b'x' * 99 + b'\\n') * 1000)\n"
         "assert writer.dropped == 1000\n"
         "writer.close(0.2)\n")
-    ours, theirs = os.pipe()
-    try:
-        python(code, stderr=theirs)
-    finally:
-        os.close(ours)
-        os.close(theirs)
+    python_whose_stderr_nobody_reads(code)
 
 
 needs_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")

@@ -32,7 +32,7 @@ class Selector(selectors.DefaultSelector):
 
 
 class Awake:
-    """A server on such a loop."""
+    """A server on such a loop, and a connection to it."""
 
     def __init__(self, loop, selector, kind, busy_poll_us):
         self.app = App()
@@ -49,6 +49,8 @@ class Awake:
 
         self.bench = Bench(
             self.app, loop, kind, clock=selector.clock, busy_poll_us=busy_poll_us)
+        self.link = self.bench.connect()
+        self.run()
 
     def run(self, for_s=float("inf")):
         """Let it run until it would sleep, or for that time; returns for how long, in µs."""
@@ -58,12 +60,12 @@ class Awake:
         self.selector.stop_at_s = float("inf")
         return (self.selector.clock.now_s - begun_s) * 1e6
 
-    def ask(self, link, target="/"):
+    def ask(self, target="/"):
         """Send a request, and no more: link.send() would turn the loop until it rests."""
         if self.bench.kind == "socket":
-            link.socket.send(request(target))
+            self.link.socket.send(request(target))
         else:
-            link.transport.protocol.data_received(request(target))
+            self.link.transport.protocol.data_received(request(target))
 
 
 @pytest.fixture(params=["fake", "socket"])
@@ -90,57 +92,47 @@ def about(span_us):
 def test_a_loop_sleeps_at_once_unless_told_otherwise(serve):
     """After an answer it has nothing to do, and the default is to wait for the kernel's word."""
     server = serve(0)
-    link = server.bench.connect()
-    server.run()
-    server.ask(link)
+    server.ask()
     assert server.run() == about(0)
     server.bench.turn()
-    assert link.reply().body == b"here"
+    assert server.link.reply().body == b"here"
 
 
 def test_it_looks_for_more_until_the_time_is_up(serve):
     """busy_poll_us after the last request it sleeps, and is awake again for the next one."""
     server = serve(1000)
-    link = server.bench.connect()
-    server.run()
     for _ in range(3):
-        server.ask(link)
+        server.ask()
         assert server.run() == about(1000)
     server.bench.turn()
-    assert len(link.replies("GET", "GET", "GET")) == 3
+    assert len(server.link.replies("GET", "GET", "GET")) == 3
 
 
 def test_the_time_begins_anew_with_each_request(serve):
     """Who is asked often enough never sleeps."""
     server = serve(1000)
-    link = server.bench.connect()
-    server.run()
-    server.ask(link)
+    server.ask()
     for _ in range(5):
         assert server.run(for_s=600e-6) == about(600)
-        server.ask(link)
+        server.ask()
     assert server.run() == about(1000)
 
 
 def test_the_time_begins_anew_with_an_answer(serve):
     """A handler that waited, for a database say, ends: more of its like are likely."""
     server = serve(1000)
-    link = server.bench.connect()
-    server.run()
-    server.ask(link, "/wait")
+    server.ask("/wait")
     assert server.run(for_s=900e-6) == about(900)
     server.awaited.set_result("at last")
     assert server.run() == about(1000)
     server.bench.turn()
-    assert link.reply().body == b"at last"
+    assert server.link.reply().body == b"at last"
 
 
 def test_a_handler_that_waits_for_long_does_not_keep_it_awake(serve):
     """A request under way is no work: a stream of an hour costs no processor for an hour."""
     server = serve(1000)
-    link = server.bench.connect()
-    server.run()
-    server.ask(link, "/wait")
+    server.ask("/wait")
     assert server.run() == about(1000)
     server.awaited.set_result("at last")
     server.bench.turn()
@@ -149,8 +141,7 @@ def test_a_handler_that_waits_for_long_does_not_keep_it_awake(serve):
 def test_a_closed_engine_lets_the_loop_sleep(serve):
     """What it had scheduled ends with it."""
     server = serve(1_000_000)
-    link = server.bench.connect()
-    server.ask(link)
+    server.ask()
     server.run(for_s=100e-6)
     server.bench.engine.close()
     assert server.run() == about(0)
