@@ -135,11 +135,12 @@ cdef class Engine(ProtocolFactory):
     cdef int end_turn(self) except -1:
         if self.observer is not None:
             self.observer.end_turn()
-        if self.busy_poll_s > 0:
-            self.stay_awake()
-        return self.runner.leave()
+        self.runner.leave()
+        return self.stay_awake()
 
     cdef int stay_awake(self) except -1:
+        if self.busy_poll_s == 0:
+            return 0
         self.awake_until_s = self.clock() + self.busy_poll_s
         if not self.awake:
             self.awake = True

@@ -75,8 +75,7 @@ cdef class Exchange(Outgoing):
         else:
             connection.answer(ended, self, self.request, &self.call)
         connection.proceed()
-        if connection.engine.busy_poll_s > 0:
-            connection.engine.stay_awake()
+        connection.engine.stay_awake()
         return connection.engine.admit()
 
     cdef str purpose(self):
