@@ -11,6 +11,7 @@ cdef extern from *:
     static const char fs_days[] = "Sun, Mon, Tue, Wed, Thu, Fri, Sat, ";
     static const char fs_months[] = " Jan  Feb  Mar  Apr  May  Jun  Jul  Aug  Sep  Oct  Nov  Dec ";
     """
+    # Five bytes each; of a month the name is the three in the middle.
     const char* DAYS "fs_days"
     const char* MONTHS "fs_months"
 

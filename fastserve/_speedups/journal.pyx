@@ -15,7 +15,7 @@ from libc.string cimport memcpy, memset, strlen
 from libc.time cimport gmtime_r, time_t, tm
 
 from fastserve._speedups.buffer cimport Buffer
-from fastserve._speedups.dates cimport put_clock
+from fastserve._speedups.dates cimport MONTHS, put_clock
 from fastserve._speedups.digits cimport put_number, put_pair
 from fastserve._speedups.head cimport METHOD_OTHER, Field, next_field
 from fastserve._speedups.observed cimport Observed
@@ -76,7 +76,6 @@ cdef enum:
 
 cdef int64_t SECOND_NS = 1000000000
 cdef dict FORMATS = {"text": TEXT, "json": JSON, "logfmt": LOGFMT}
-cdef const char* MONTHS = b"JanFebMarAprMayJunJulAugSepOctNovDec"
 cdef const char* HEX = b"0123456789abcdef"
 
 
@@ -317,7 +316,7 @@ cdef class Journal:
         if self.form == TEXT:
             at = put_pair(at, parts.tm_mday)
             at[0] = c"/"
-            at = put(at + 1, MONTHS + 3 * parts.tm_mon, 3)
+            at = put(at + 1, MONTHS + 5 * parts.tm_mon + 1, 3)
             at[0] = c"/"
             at = put_pair(put_pair(at + 1, <int>(year // 100)), <int>(year % 100))
             at[0] = c":"
