@@ -19,7 +19,7 @@ from libraries import needs_library
 
 from benchmarks.growth.axes import Load, Server, axes
 from benchmarks.growth.limits import SPARE_FILES, addresses, within_files
-from benchmarks.growth.run import add_arguments, lacks
+from benchmarks.growth.run import add_arguments, lacks, make_files
 from benchmarks.growth.slopes import FLOOR, Figures, Spread, cores_for, least_squares
 from benchmarks.growth.turn import Bench, Settings, together
 from benchmarks.million import check_head, judge, words
@@ -247,6 +247,18 @@ def turns(cache: Path, request: pytest.FixtureRequest) -> Iterator[Bench]:
 
 def get(path: str) -> bytes:
     return f"GET {path} HTTP/1.1\r\nHost: bench.example\r\n\r\n".encode()
+
+
+@two_cores
+def test_the_files_that_are_sent_have_the_tag_that_they_keep(
+    turns: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file of this second has a weak one, which is longer: its answers change their size."""
+    monkeypatch.setenv("GROWTH_FILES", str(tmp_path))
+    make_files(tmp_path, (0, 65536))
+    for size in (0, 65536):
+        answer = turns.answer(Server(), Load(get(f"/file/{size}"), "x" * size))
+        assert b'\r\nETag: "' in answer[:500]
 
 
 @two_cores

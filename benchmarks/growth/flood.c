@@ -213,7 +213,8 @@ static void turn(void) {
 
 static void patiently(uint64_t since) {
     errno = 0;
-    if (now(CLOCK_MONOTONIC) > since + PATIENCE_S * 1000000000ull) die("answers are missing");
+    if (now(CLOCK_MONOTONIC) <= since + PATIENCE_S * 1000000000ull) return;
+    die(mismatched ? "answers are unlike the first, and some are missing" : "answers are missing");
 }
 
 /* To a time, and further until so many answers have come: an instant is no measurement. */
