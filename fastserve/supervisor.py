@@ -5,8 +5,8 @@ loop and no thread, so that forking is safe at any time. A slot is a place for o
 with a listener of its own for each address, which the parent holds open for life: what waits
 in its queue outlives the worker. A successor serves before its predecessor is told to go.
 
-Signal handlers only wake the loop in run(); it alone acts. Each of its turns looks at signals,
-messages, the dead, the silent, and then starts what is missing. Nothing in a turn waits.
+Signal handlers only wake the loop in run(); it alone acts. Each of its turns looks at
+messages, signals, the dead, the silent, and then starts what is missing. Nothing in a turn waits.
 
   TERM, INT  stop: accept what is queued, answer, exit 0; a second one drops what is left
   QUIT       stop at once
@@ -174,18 +174,23 @@ class Supervisor:
             if self.control is not None and not self.succession.waits else []
         for number in (self.wake, *talkers, *asking, *self.succession.numbers()):
             poll.register(number, select.POLLIN)
-        heard = [number for number, _ in poll.poll(TURN_S * 1000)]
-        if self.wake in heard:
-            with contextlib.suppress(BlockingIOError):
-                for number in os.read(self.wake, 4096):
-                    self.on_signal(signal.Signals(number))
-        for number in heard:
+        for number, _ in poll.poll(TURN_S * 1000):
             if number in talkers:
                 self.listen_to(talkers[number])
             elif self.control is not None and number in asking:
                 self.control.ready(number)
-        self.reap()
+        ended = list(_ended())
+        # Behind that: who ends of a signal that has reached us, too, must have no successor.
+        self.obey_signals()
+        for pid, status in ended:
+            self.reap(pid, status)
         self.watch()
+
+    def obey_signals(self) -> None:
+        """Act on all that have come."""
+        with contextlib.suppress(BlockingIOError):
+            for number in os.read(self.wake, 4096):
+                self.on_signal(signal.Signals(number))
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
@@ -573,19 +578,12 @@ class Supervisor:
         child.orders.send({"order": "stop", "at_once": at_once, "drain_delay_s": delay_s,
                            "keep_idle_s": keep_idle_s})
 
-    def reap(self) -> None:
-        """Learn who has ended. Orphans that this process inherits as PID 1 are buried too."""
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
-            self.succession.bury(pid)
-            for child in self.children():
-                if child.pid == pid:
-                    self.on_death(child, status)
+    def reap(self, pid: int, status: int) -> None:
+        """Learn that a process has ended, a worker or another."""
+        self.succession.bury(pid)
+        for child in self.children():
+            if child.pid == pid:
+                self.on_death(child, status)
 
     def on_death(self, child: Child, status: int) -> None:
         """A worker has ended: say why, and plan what follows."""
@@ -688,6 +686,13 @@ class Supervisor:
                     child.because, self.recorder.account(child.block))
                 child.kill_at_s = time.monotonic() + KILL_AFTER_S
                 os.kill(child.pid, signal.SIGUSR2)      # see stacks.py
+
+
+def _ended() -> Iterator[tuple[int, int]]:
+    """Each child that has ended, and its status; as PID 1, orphans that were inherited too."""
+    with contextlib.suppress(ChildProcessError):
+        while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+            yield ended
 
 
 def _heard(number: int, frame: object) -> None:

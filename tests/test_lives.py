@@ -16,8 +16,16 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from server_process import serve_in_process
-from test_supervisor import ENVIRONMENT, ask, children, pids, until
+from server_process import ServerProcess, serve_in_process, wait_for
+from test_supervisor import (
+    BOTH_LISTEN,
+    ENVIRONMENT,
+    ask,
+    children,
+    killed_in_the_end,
+    pids,
+    until,
+)
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="slots are Linux's")
 
@@ -50,6 +58,20 @@ def home():
 async def slow(seconds: float):
     await asyncio.sleep(seconds)
     return {"pid": os.getpid()}
+"""
+
+LATE_PARENT = """
+from fastserve.supervisor import Supervisor
+
+listen_to = Supervisor.listen_to
+
+def late(self, child):
+    listen_to(self, child)
+    time.sleep(1)
+
+if __name__ == "__main__":
+    Supervisor.listen_to = late
+    app.run(port=0, workers=2)
 """
 
 
@@ -151,6 +173,22 @@ def test_a_signal_to_everybody_shuts_down_once(start):
                 os.kill(pid, signal.SIGTERM)
     assert server.process.wait(15) == 0
     check(server, 2)
+
+
+def test_who_ends_of_the_signal_that_the_parent_has_not_looked_at_has_no_successor(
+        tmp_path, monkeypatch):
+    """A busy machine: the parent is in the middle of something when the workers are gone."""
+    main = tmp_path / "main.py"
+    main.write_text(APP + LATE_PARENT)
+    monkeypatch.chdir(tmp_path)     # where the application notes its events
+    log = tmp_path / "log"
+    with killed_in_the_end([sys.executable, str(main)], log) as process:
+        url = wait_for(log, BOTH_LISTEN, process)[1]
+        for pid in (process.pid, *children(process.pid)):
+            os.kill(pid, signal.SIGTERM)
+        assert process.wait(15) == 0
+    check(ServerProcess(url, log, process), 2)
+    assert "ERROR" not in log.read_text()
 
 
 def test_a_reload_shuts_each_predecessor_down_once(start):
