@@ -93,6 +93,13 @@ def ask(server, path="/", timeout_s=10):
         client.close()
 
 
+def begin(server, path):
+    """Ask, and leave the answer for later: the connection."""
+    client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+    client.request("GET", path)
+    return client
+
+
 def asked(client):
     """The answer to one more request on a connection; read_pid is who gave it."""
     import json
@@ -364,14 +371,12 @@ def test_nobody_holds_the_listener_of_a_slot_that_goes(start, tmp_path):
 def test_what_is_under_way_is_answered_before_the_end(start):
     """TERM: the slow one has its answer, and the process ends soon after."""
     server = start("--workers", "2")
-    answers = []
-    client = threading.Thread(target=lambda: answers.append(ask(server, "/slow/1.0")))
-    client.start()
+    client = begin(server, "/slow/1.0")
     time.sleep(0.3)
     server.process.terminate()
+    assert client.getresponse().status == 200
+    client.close()
     assert server.process.wait(10) == 0
-    client.join()
-    assert answers[0][0] == 200
 
 
 def test_what_takes_too_long_is_dropped_at_the_bound(start):
@@ -402,14 +407,12 @@ def test_without_the_supervisor_the_workers_go_and_the_port_is_free(tmp_path, co
         url = wait_for(log, BOTH_LISTEN, process)[1]
         server = ServerProcess(url, log, process)
         workers = children(process.pid)
-        answers = []
-        client = threading.Thread(target=lambda: answers.append(ask(server, "/slow/1.0")))
-        client.start()
+        client = begin(server, "/slow/1.0")
         time.sleep(0.3)
         process.kill()
+    assert client.getresponse().status == 200
+    client.close()
     until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
-    client.join()
-    assert answers[0][0] == 200
     assert "the supervisor is gone" in server.log
     with serve_in_process(
             tmp_path, "--bind", f"127.0.0.1:{server.port}", target=str(code)) as other:
