@@ -191,12 +191,15 @@ def test_accepting_goes_on_behind_every_error_of_accept4(faulty, code):
     with faults.of("accept4", code):
         client = server.ask()
         with client:
+            deadline = time.monotonic() + DEADLINE_S
+            while faults.count == before:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
             time.sleep(0.25)
-            asked = faults.count - before
-            assert 1 <= asked <= 128
+            assert faults.count - before <= 500     # without a rest it would be many thousands
             assert not is_answered(client, 0.01)
             Path(f"{faults.base}.accept4").rename(f"{faults.base}.over")
-            assert is_answered(client, 1.5)
+            assert is_answered(client, 4)
             Path(f"{faults.base}.over").rename(f"{faults.base}.accept4")
     assert server.log.count("cannot accept connections") <= 2
 
@@ -215,7 +218,7 @@ def test_a_connection_that_cannot_be_watched_is_closed(faulty):
             assert time.monotonic() < deadline
             time.sleep(0.01)
     with server.ask() as client:
-        assert is_answered(client, 1.5)
+        assert is_answered(client, 4)
 
 
 @linux_only
@@ -239,9 +242,9 @@ def test_out_of_descriptors_the_queue_is_kept_and_served_when_one_is_free(tmp_pa
         for left, served in zip(clients[:4], clients[3:7], strict=True):
             left.close()
             assert is_answered(served, 5)
-        assert time.monotonic() - begun < 1     # by the timer it is half a second for each
+        assert time.monotonic() - begun < 1.4   # by the timer it is half a second for each
         allow(most + 9)
-        assert is_answered(clients[7], 1.5)
+        assert is_answered(clients[7], 4)
         assert server.log.count("cannot accept connections: Too many open files") == 1
 
 

@@ -442,7 +442,7 @@ def test_what_is_in_flight_finishes_and_nothing_new_begins(write, start):
     with server.connect() as busy, server.connect() as idle:
         idle.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         assert idle.recv(65536).endswith(b"home")
-        busy.sendall(b"GET /slow/0.5 HTTP/1.1\r\nHost: x\r\n\r\n")
+        busy.sendall(b"GET /slow/2 HTTP/1.1\r\nHost: x\r\n\r\n")
         server.until("slow begins")
 
         server.signal(signal.SIGTERM)

@@ -1,5 +1,6 @@
 """tls.py: what is spoken, what is refused, and what a mistake is told; by real handshakes."""
 
+import contextlib
 import json
 import logging
 import os
@@ -444,8 +445,9 @@ def test_a_handshake_that_does_not_end_is_ended(files, loop_name):
         begun = time.monotonic()
         stranger.sendall(b"\x16\x03\x01")
         time.sleep(0.2)
-        stranger.sendall(b"\x02")
-        assert stranger.recv(100) == b""
+        with contextlib.suppress(ConnectionError):      # it may have ended meanwhile
+            stranger.sendall(b"\x02")
+            assert stranger.recv(100) == b""
         assert time.monotonic() - begun < 10
 
 

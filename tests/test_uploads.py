@@ -315,7 +315,7 @@ def test_a_million_tiny_chunks_are_not_quadratic(loop):
 
     for target in ("/body", "/stream"):
         once = max(cost(target, 100_000) for _ in range(3))
-        assert cost(target, 1_000_000) <= 3 * 10 * once
+        assert min(cost(target, 1_000_000) for _ in range(2)) <= 3 * 10 * once
 
 
 UPLOAD = """
