@@ -28,7 +28,7 @@
 #include <sys/timerfd.h>
 
 enum { ROOM = 1 << 16, LATE_NS = 1000000 };
-static const double DRAIN_S = 2;
+static const double DRAIN_S = 2, PATIENCE_S = 5;
 
 typedef struct {
     int fd;
@@ -169,13 +169,21 @@ static void dispatch(uint64_t at) {
 
 static int in_flight(void) { return count - idle_count; }
 
-/* Until `end`; or, with `drain`, until nothing more is owed. */
+static int is_over(void) { return rate_per_s && !in_flight() && next_due >= counted_until; }
+
+/* Whether it is an instant in which nobody was answered yet, though somebody may be: no measure. */
+static int is_empty(uint64_t at, uint64_t end) {
+    return !answered && at < end + (uint64_t)(PATIENCE_S * 1e9) && !is_over();
+}
+
+/* Until `end`, and somebody was answered; or, with `drain`, until nothing more is owed. */
 static void run_until(uint64_t end, int drain) {
     struct epoll_event events[EVENTS];
-    for (uint64_t at = now(CLOCK_MONOTONIC); at < end; at = now(CLOCK_MONOTONIC)) {
+    for (uint64_t at = now(CLOCK_MONOTONIC); at < end || (!drain && is_empty(at, end));
+         at = now(CLOCK_MONOTONIC)) {
         if (rate_per_s) dispatch(at);
-        if (drain && !in_flight() && next_due >= counted_until) return;
-        uint64_t left_ms = (end - at) / 1000000;
+        if (drain && is_over()) return;
+        uint64_t left_ms = at < end ? (end - at) / 1000000 : 1;
         int n = epoll_wait(epoll, events, EVENTS, left_ms < 100 ? (int)left_ms : 100);
         for (int i = 0; i < n; i++)
             if (events[i].data.ptr) on_readable(events[i].data.ptr, now(CLOCK_MONOTONIC));

@@ -108,6 +108,11 @@ class Tab:
             for name, params in self.events
             if name == "Network.requestWillBeSent" and params["request"]["url"] == url
         }
+        for name, params in list(self.events):      # what tells comes from another process
+            if name == "Network.responseReceived" and params["requestId"] in asked \
+                    and params["hasExtraInfo"]:
+                self.wait_for("Network.responseReceivedExtraInfo",
+                              lambda told, id=params["requestId"]: told["requestId"] == id)
         return [
             params["statusCode"]
             for name, params in self.events

@@ -34,6 +34,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.httparena import cli, data, profiles, verify  # noqa: E402
 from benchmarks.httparena.wire import Connection, Target, ask, request  # noqa: E402
+from benchmarks.process import free_port  # noqa: E402
 
 FOLDER = ROOT / "benchmarks" / "httparena"
 LISTENING = r"listening on https://127\.0\.0\.1:(\d+), http://127\.0\.0\.1:(\d+) \(pid"
@@ -148,9 +149,7 @@ def test_the_entry_finds_a_database_that_comes_late(
 ) -> None:
     """The first requests are answered without it; those after a second are not."""
     real = int(re.search(r":(\d+)/", database)[1])      # type: ignore[index]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     late = database.replace(f":{real}/", f":{port}/")
     with bare_entry(tmp_path, folder, DATABASE_URL=late, DATABASE_MAX_CONN="4", WORKERS="2",
                     REDIS_URL="") as target:

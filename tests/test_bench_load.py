@@ -166,7 +166,7 @@ def test_a_closed_loop_keeps_every_connection_busy(programs: Path) -> None:
 
 def test_pipelined_requests_are_answered_in_one_piece_or_many(programs: Path) -> None:
     with Server(lambda _: plain(b"Hello")) as server:
-        got = pace(programs, server, depth=16, connections=2)
+        got = pace(programs, server, depth=16, connections=2, seconds=1.0)
     assert got["answered"] >= 16
     assert (got["errors"], got["mismatched"]) == (0, 0)
 
@@ -180,7 +180,7 @@ def test_bodies_may_differ_where_their_shape_is_asked_for(programs: Path) -> Non
                 plain(b'{"randomNumber":7,"id":1}', b"content-type: text/json\r\n"))[number % 4]
 
     with Server(answer) as server:
-        got = pace(programs, server, check=WORLD)
+        got = pace(programs, server, check=WORLD, seconds=1.0)
     assert got["answered"] > 10
     assert (got["errors"], got["mismatched"], got["bad_status"]) == (0, 0, 0)
 
@@ -227,7 +227,7 @@ def test_an_answer_that_is_cut_off_or_malformed_is_an_error(
 ) -> None:
     """Every second answer is; the client begins anew, and an answer that is right still counts."""
     with Server(lambda number: plain(b"Hello") if number % 2 else answer) as server:
-        got = pace(programs, server, connections=1, seconds=0.2)
+        got = pace(programs, server, connections=1, seconds=0.5)
     assert got["errors"] > 1
     assert abs(got["errors"] - server.requests / 2) <= 2
     assert got["mismatched"] == 0
@@ -239,7 +239,7 @@ def test_a_connection_that_is_closed_in_good_order_is_no_error(
 ) -> None:
     """Nothing more is asked for on it: the next request has another."""
     with Server(lambda _: plain(b"Hello", b"Connection: close\r\n")) as server:
-        got = pace(programs, server, rate_per_s=rate_per_s, seconds=0.4)
+        got = pace(programs, server, rate_per_s=rate_per_s, seconds=1.0)
     assert got["errors"] == 0
     assert got["answered"] > 10
 
@@ -273,7 +273,7 @@ def test_the_client_of_fixed_answers_counts_those_that_differ(programs: Path) ->
     request = programs / "request"
     request.write_bytes(REQUEST)
     with Server(lambda number: plain(b"Hello" if number < 20 else b"Hullo")) as server:
-        command = [build("load", programs), "keep", server.port, request, 2, 1, 0.1, 0.2,
+        command = [build("load", programs), "keep", server.port, request, 2, 1, 0.1, 1.0,
                    os.getpid()]
         done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=60,
                               check=True)

@@ -22,7 +22,8 @@ sys.path.append(str(ROOT))
 
 from tests.faults.load import Kind, Load, run  # noqa: E402
 from tests.faults.seen import Ended  # noqa: E402
-from tests.faults.serving import Kill, accepted, free_port  # noqa: E402
+from tests.faults.serving import Kill, accepted  # noqa: E402
+from tests.ports import free_port  # noqa: E402
 
 ANSWER = b"HTTP/1.1 %d OK\r\nContent-Length: %d\r\n\r\n%s"
 RESET = struct.pack("ii", 1, 0)
@@ -95,7 +96,7 @@ def is_silent(client, number, count):
 def test_the_clients_tell_how_a_request_ended(broken, answer, how):
     """Every way that is not the right answer is counted, as what it is."""
     kind = Kind("kept", 1, 20, kept=True)
-    seen = run(Load(broken(answer), (kind,), seconds=0.4, patience_s=0.5))["kept"]
+    seen = run(Load(broken(answer), (kind,), seconds=1.5, patience_s=0.5))["kept"]
 
     assert set(seen.by_class) == {how}
     assert seen.attempted == seen.answered + sum(seen.by_class.values())
@@ -120,7 +121,7 @@ def test_a_kill_explains_only_what_its_victim_had_accepted():
         for _ in range(2):
             stack.enter_context(listener.accept()[0])
         first, second, queued = (client.getsockname()[1] for client in clients)
-        kill = Kill(os.getpid(), 10.0, accepted(os.getpid(), address))
+        kill = Kill(os.getpid(), 10.0, 10.0, accepted(os.getpid(), address))
 
     assert kill.ports == {first, second}
     assert kill.explains(Ended("reset", first, 9.0, 10.1))

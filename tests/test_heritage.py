@@ -32,7 +32,8 @@ def names(groups):
 
 def test_each_address_has_its_own_again(tmp_path):
     """Every slot of it, also where one address is asked for twice."""
-    config = Config(bind=("127.0.0.1:0", "127.0.0.1:0", f"unix:{tmp_path}/a", "unix:@heritage-b"))
+    name = f"unix:@heritage-{os.getpid()}"      # of which the whole machine has one
+    config = Config(bind=("127.0.0.1:0", "127.0.0.1:0", f"unix:{tmp_path}/a", name))
     first = open_groups(config)
     first[0].of(2)
     heritage = inherited(first)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import trustme
+from ports import free_port
 from worker_thread import serve_in_thread, wait_for
 
 from fastserve import App
@@ -58,11 +59,6 @@ def app():
         return await request.body()
 
     return made
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
 
 
 @contextlib.contextmanager

@@ -40,7 +40,7 @@ def judge_reloads(report: Report, found: Outcome, times: int) -> None:
 
 def l5(report: Report) -> None:
     """A reload that cannot be: the old workers serve on, and whoever asked is told."""
-    boot_timeout_s = 2
+    boot_timeout_s = 2 if report.full else 8
     with Serving(FASTSERVE, "--boot-timeout-s", str(boot_timeout_s)) as server:
         old = server.workers()
         with under_load(server, load_of(report)) as watching:

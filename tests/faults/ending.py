@@ -57,6 +57,7 @@ def g2(report: Report) -> None:
         server.process.terminate()
         begun_s = time.monotonic()
         until(lambda: b" 503 " in server.get("/-/ready"))
+        until(lambda: server.log.count("still accepting for") == 2)
         new = server.get("/echo/1")
         said = 0
         for client in kept[:50]:

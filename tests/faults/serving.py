@@ -24,6 +24,7 @@ from fastserve import control
 from tests.faults.load import MIXED, Address, Kind, Load, run
 from tests.faults.seen import Ended, Seen, together
 from tests.hostile.bystanders import elsewhere
+from tests.ports import free_port
 
 ROOT = Path(__file__).parent.parent.parent
 START_S = 60.0
@@ -83,16 +84,19 @@ def children(pid: int) -> list[int]:
 class Kill:
     """A worker that was killed, and the clients whose connections it had accepted.
 
-    ports:  of the clients; None where the sockets have none, and the time must do
+    after_s, before_s:  between which moments
+    ports:              of the clients; None where the sockets have none, and the time must do
     """
 
     pid: int
-    at_s: float
+    after_s: float
+    before_s: float
     ports: frozenset[int] | None
 
     def explains(self, ended: Ended) -> bool:
         """Whether a request failed because its connection was the victim's."""
-        in_time = ended.begun_s <= self.at_s + 0.05 and -0.05 <= ended.ended_s - self.at_s <= 2
+        in_time = ended.begun_s <= self.before_s + 0.05 \
+            and self.after_s - 0.05 <= ended.ended_s <= self.before_s + 2
         broken = ended.how in ("reset", "eof", "stale")
         return broken and in_time and (self.ports is None or ended.port in self.ports)
 
@@ -292,8 +296,9 @@ class Serving:
         """kill -9 of a worker, of which is then known whose connections it had."""
         os.kill(pid, signal.SIGSTOP)
         ports = accepted(pid, self.address)
+        after_s = time.monotonic()
         os.kill(pid, signal.SIGKILL)
-        kill = Kill(pid, time.monotonic(), ports)
+        kill = Kill(pid, after_s, time.monotonic(), ports)
         self.kills.append(kill)
         return kill
 
@@ -305,13 +310,6 @@ class Serving:
     def held_by(self, pid: int) -> frozenset[int]:
         """The ports of the clients that a worker, which stands still, has accepted."""
         return accepted(pid, self.address) or frozenset()
-
-
-def free_port() -> int:
-    """A port that nobody uses."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 @dataclass

@@ -83,6 +83,7 @@ def f1(report: Report) -> None:
         with under_load(server, load_of(report)):
             time.sleep(1.5)     # every worker has had requests of every kind
         settle(server)
+        until(lambda: not any(slot["connections"] for slot in server.ask("status")["slots"]))
         before = state(server)
         rss = []
         with under_load(server, load_of(report)) as watching:

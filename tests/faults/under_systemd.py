@@ -19,8 +19,9 @@ from tests.faults.judging import load_of
 from tests.faults.load import Kind
 from tests.faults.manager import Manager, obstacle
 from tests.faults.seen import told
-from tests.faults.serving import ROOT, START_S, Serving, free_port, until
+from tests.faults.serving import ROOT, START_S, Serving, until
 from tests.hostile.report import Report
+from tests.ports import free_port
 
 EXAMPLE = ROOT / "examples" / "systemd" / "fastserve.service"
 HARDENED = ("ProtectSystem", "ProtectHome", "PrivateTmp")   # where this checkout may be

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import signal
@@ -74,8 +75,9 @@ def l3_hard(report: Report) -> None:
                 assert found is not None
                 victim = int(found[1])
                 held = server.held_by(victim)
-                took_s = until(lambda: not is_running(victim))
-                server.kills.append(Kill(victim, time.monotonic(), held))
+                seen_s = [time.monotonic()]     # until the last but one it lived
+                took_s = until(lambda: seen_s.append(time.monotonic()) or not is_running(victim))
+                server.kills.append(Kill(victim, seen_s[-2], time.monotonic(), held))
             until(lambda: server.replaced([victim]))
             time.sleep(SETTLE_S)
         log = server.log
@@ -150,7 +152,10 @@ def o5(report: Report) -> None:
     lag_s = max(map(float, found))
     truth_s = max(longest[-40:])
     report.count("blocked so often", len(longest))
-    report.require("longest lag in /metrics, s", lag_s, abs(lag_s - truth_s) <= 0.1 * truth_s,
-                   f"within 10 % of {truth_s:.4f}")
+    least_s, most_s = 0.9 * truth_s, 1.1 * truth_s
+    if not report.full:
+        most_s = math.inf       # a busy machine may stop a worker for longer
+    report.require("longest lag in /metrics, s", lag_s, least_s <= lag_s <= most_s,
+                   f"within 10 % of {truth_s:.4f}, with slack above in the short form")
     report.require("workers", "the same" if same else "others", same, "the same")
     report.require("taken for hung", stalled, stalled == 0, "never")
