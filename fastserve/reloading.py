@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from fastserve.canary import Trial
 from fastserve.control import Answer, refused
-from fastserve.slots import Slot
+from fastserve.slots import Child, Slot
 
 
 class Reload:
     """A reload under way, or its outcome.
 
-    left:   the slots that are to be replaced, once the trial is over
+    left:   the slots whose workers are to be replaced, once the trial is over
     trial:  of the new code on some slots; None: there is none, or it went well
+    old:    the workers there were when it began: who comes later has the new code
     """
 
-    def __init__(self, left: list[Slot], trial: Trial | None) -> None:
+    def __init__(self, left: list[Slot], trial: Trial | None, old: Iterable[Child]) -> None:
         self.left = left
         self.trial = trial
+        self.old = frozenset(old)
         self.verdict = ""
         self._error = ""
         self._over = False

@@ -64,10 +64,12 @@ class Renewal:
             return (f"a canary of {canary} leaves no worker to compare it with: {len(slots)} "
                     "serve; take fewer, or none: --canary 0")
         self.end_reload("another reload came")
-        logger.info("reloading %d workers", len(slots))
         trial = Trial(slots[:canary], canary_s, slots[canary:], supervisor.board) \
             if canary else None
-        self.reloading = Reload(slots[canary:], trial)
+        left = [slot for slot in supervisor.slots
+                if slot.child is not None and slot not in slots[:canary]]
+        logger.info("reloading %d workers", canary + len(left))
+        self.reloading = Reload(left, trial, supervisor.children())
         return ""
 
     def fail_reload(self, error: str) -> None:
@@ -131,12 +133,16 @@ class Renewal:
     def _go_on_reloading(self, reloading: Reload) -> None:
         trial = reloading.trial
         left, reason = (reloading.left, "reload") if trial is None else (trial.left, "canary")
-        while left:
-            slot = left.pop(0)
-            if slot in self._supervisor.slots and not slot.retiring and slot.child is not None \
-                    and slot.child.ready:
+        for slot in list(left):
+            if slot not in self._supervisor.slots or slot.retiring \
+                    or slot.child not in reloading.old:
+                left.remove(slot)
+            elif slot.child.ready:
+                left.remove(slot)
                 slot.successor = self._supervisor.start(slot, reason)
                 return
+        if left:
+            return      # they start, with the old code perhaps, and within boot_timeout_s
         if trial is None:
             self.end_reload()
         else:

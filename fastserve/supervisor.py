@@ -366,10 +366,13 @@ class Supervisor:
         """As many slots as are wanted; only the last can go."""
         while len(self.slots) < self.wanted and not any(slot.retiring for slot in self.slots):
             self.slots.append(Slot(len(self.slots)))
-        for slot in self.slots[self.wanted:]:
-            slot.retiring = True
+        for slot in self.slots:
+            if slot.retire_at_s is None:
+                slot.retiring = slot.index >= self.wanted
         if self.succession.before is not None:
             return      # whose workers may still serve what is too much for us
+        if not self.live():
+            return      # nobody else could have what comes, nor what waits
         now = time.monotonic()
         for slot in self.slots:
             if slot.retiring and slot.retire_at_s is None:
@@ -416,6 +419,10 @@ class Supervisor:
                             other.child.orders.send(order, [one.socket for one in theirs])
                         break
 
+    def live(self) -> list[int]:
+        """The slots that new connections go to."""
+        return [slot.index for slot in self.slots if slot.serves() and not slot.retiring]
+
     def uncover(self, slot: Slot) -> None:
         """The slot has its own worker again."""
         if slot.cover is not None:
@@ -432,7 +439,7 @@ class Supervisor:
         """New connections go to the slots that serve."""
         if not self.succession.steers:
             return      # the last one who does counts, and that is to be one of us
-        live = [slot.index for slot in self.slots if slot.serves() and not slot.retiring]
+        live = self.live()
         if live and live != self.steered:
             self.steered = live
             for group in self.groups:

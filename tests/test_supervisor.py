@@ -306,6 +306,23 @@ def test_a_reload_brings_new_code_and_fails_nobody(start, code):
     assert ask(server)[1]["version"] == "two"
 
 
+def test_a_reload_replaces_who_was_just_starting_with_the_old_code(start, code, tmp_path):
+    """Once it serves; and who starts with the new code meanwhile is left alone."""
+    server = start("--workers", "3")
+    slowly = 'import pathlib, time\npathlib.Path("begun").touch()\ntime.sleep(1.5)\n'
+    code.write_text(slowly + APP)
+    before = children(server.process.pid)
+    os.kill(min(before), signal.SIGKILL)
+    until((tmp_path / "begun").exists)
+    (starting,) = children(server.process.pid) - before
+    code.write_text(APP.replace('"one"', '"two"'))
+    server.process.send_signal(signal.SIGHUP)
+    until(lambda: "reloaded" in server.log)
+    until(lambda: not {starting, *before} & children(server.process.pid))
+    assert {ask(server)[1]["version"] for _ in range(40)} == {"two"}
+    assert server.log.count("listening on") == 7
+
+
 @pytest.mark.parametrize(
     ("change", "shown"),
     [

@@ -399,6 +399,8 @@ def test_a_restart_loses_nothing_where_the_sockets_are_kept(tmp_path, code, mana
             for name, number in sorted(manager.stored.items(), reverse=True)}
     manager.stored = {}
     settings.write_text(settings.read_text().replace("workers = 3", "workers = 1"))
+    code.write_text(     # it starts for longer than a slot that is too many is emptied
+        APP_WITH_ENVIRONMENT + "\nimport time; time.sleep(1.5)")
     with launched(tmp_path, kept, command, **variables) as server:
         for sock in kept.values():
             sock.close()
