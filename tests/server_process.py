@@ -119,6 +119,13 @@ def wait_for(path: Path, pattern: str, process: subprocess.Popen[bytes]) -> re.M
     raise AssertionError(f"no {pattern!r} in:\n{text}")
 
 
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that nobody waited for does not."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
 def output_of(*command: str, stdin: bytes | None = None, statuses: tuple[int, ...] = (0,)) -> str:
     """What a program prints, stdout before stderr; it must succeed."""
     done = subprocess.run(command, input=stdin, capture_output=True, timeout=120, check=False)

@@ -21,8 +21,9 @@ ORPHANS = """
 @app.get("/orphans")
 def orphans():
     import subprocess
-    subprocess.run(["sh", "-c", "(sleep 0.5; exit 3) & (sleep 0.5; exit 4) & "
-                    "sh -c 'sleep 0.5; kill -9 $$' & sh -c 'sleep 0.5; kill -15 $$' &"],
+    wait = "while [ ! -e go ]; do sleep 0.05; done"
+    subprocess.run(["sh", "-c", f"({wait}; exit 3) & ({wait}; exit 4) & "
+                    f"sh -c '{wait}; kill -9 $$' & sh -c '{wait}; kill -15 $$' &"],
                    check=True)
     return {}
 """
@@ -60,8 +61,10 @@ def test_strangers_that_end_change_nothing(server, tmp_path):
     port = server.port
     for _ in range(3):
         assert ask(Address(port), "/orphans")[0] == 200
-        until(lambda: len(children(supervisor)) > len(workers))
+        until(lambda: len(children(supervisor)) == len(workers) + 4)
+        (tmp_path / "go").touch()
         until(lambda: children(supervisor) == workers)
+        (tmp_path / "go").unlink()
     assert "Z" not in {status_of(pid)["State"][0] for pid in workers}
     found = ask_control(str(tmp_path / "control.sock"), {"command": "status"}, 30)
     assert found["pid"] == 1

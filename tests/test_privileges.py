@@ -13,8 +13,9 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from server_process import is_alive
 from test_supervisor import ENVIRONMENT, ask, children, until
-from test_upgrade import is_alive, loads, upgrade
+from test_upgrade import loads, upgrade
 from upgraded_process import Address, flags, started
 
 from fastserve.config import Config

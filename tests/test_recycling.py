@@ -12,12 +12,11 @@ import socket
 import sys
 import threading
 import time
-from datetime import datetime
 from pathlib import Path
 
 import pytest
 from server_process import serve_in_process
-from test_supervisor import APP, Load, ask, begin, children, pids, until
+from test_supervisor import APP, Load, ask, begin, children, pids, times_of, until
 
 from fastserve.config import Config, byte_count
 from fastserve.control import ask as ask_control
@@ -298,9 +297,7 @@ def test_a_successor_that_cannot_start_is_tried_later_and_the_old_one_serves(sta
         ask(server)
     until(lambda: server.log.count("could not start") >= 6)
     assert pids(server, 5) == {before}
-    times = [
-        datetime.fromisoformat(when.replace(",", "."))
-        for when in re.findall(r"(?m)^(\S+ \S+) .*could not start", server.log)]
+    times = times_of("could not start", server.log)
     assert times[5] - times[4] > times[1] - times[0]    # 1.6 s and 0.1 s, and starting
     assert status(server)["slots"][0]["deaths"] == 0
     main.write_text(HOARDING)

@@ -15,8 +15,9 @@ import time
 from pathlib import Path
 
 import pytest
+from server_process import is_alive
 from test_supervisor import APP, ENVIRONMENT, ask, children, until
-from test_upgrade import is_alive, upgrade
+from test_upgrade import upgrade
 from upgraded_process import Address, UpgradedProcess, flags, started
 
 from fastserve.listeners import Group, Listener

@@ -296,16 +296,19 @@ def test_requests_are_printed_as_they_end(server, follow):
         assert time.monotonic() < deadline
         get(server, "/users/1")
         time.sleep(0.1)
+    while not slow.lines:
+        assert time.monotonic() < deadline
+        get(server, "/slow/0.2")
     get(server, "/?a=1", "/slow/0.1", "/users/7", "/slow/0", "/nowhere")
     everything.until(lambda: any('"GET /nowhere"' in line for line in everything.lines))
-    slow.until(lambda: slow.lines)
+    slow.until(lambda: "/slow/0.1" in slow.lines[-1])
     routed.until(lambda: any("/users/7" in line for line in routed.lines))
 
     assert "200" in everything.lines[0]
     assert '"GET /"' in everything.lines[0]
     shown = "\n".join(everything.lines)
     assert shown.count('"GET /?a=1"') == shown.count('"GET /slow/0.1"') == 1
-    (found,) = map(json.loads, slow.lines)
+    found = json.loads(slow.lines[-1])
     assert (found["status"], found["route"]) == (503, "/slow/{seconds:float}")
     assert 0.09 <= found["handler_s"] <= found["duration_s"] < 20   # timers may be a little early
     assert all("GET /users/{id}" in line for line in routed.lines)

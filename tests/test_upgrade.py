@@ -15,6 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from server_process import is_alive
 from test_metrics import counted, scrape
 from test_supervisor import APP, ENVIRONMENT, Load, ask, children, until
 from upgraded_process import Address, flags, started
@@ -64,13 +65,6 @@ def upgrade(server):
     until(lambda: server.status()["state"] == "serving")
 
 
-def is_alive(pid):
-    """Whether a process runs; one that nobody waited for does not."""
-    with contextlib.suppress(FileNotFoundError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return False
-
-
 @contextlib.contextmanager
 def loads(server, count=2):
     """Clients that must all be answered."""
@@ -92,7 +86,8 @@ def test_new_code_comes_with_a_new_supervisor_and_nobody_is_lost(server, code):
             code.write_text(APP_WITH_ENVIRONMENT.replace('"one"', f'"{version}"'))
             done = server.ctl("upgrade")
             assert (done.returncode, done.stderr) == (0, "")
-            assert server.pid == server.status()["pid"] != before
+            until(lambda before=before: server.pid != before)   # it takes the file, too
+            assert server.pid == server.status()["pid"]
             until(lambda version=version: {
                 ask(Address(port))[1]["version"] for _ in range(20)} == {version})
             until(lambda before=before: not is_alive(before))
