@@ -26,6 +26,7 @@ from typing import Any
 from fastserve._speedups.journal import LOG_LINE_BYTES, Journal, RecordJournal
 from fastserve.config import Config
 from fastserve.errors import ConfigError
+from fastserve.log import takes_a_line
 
 STDOUT, STDERR = "-", "stderr"
 MOST_UNWRITTEN_BYTES = 8 * 1024 * 1024
@@ -241,9 +242,7 @@ def is_behind_stderr(fd: int) -> bool:
 
 def stderr_takes_a_line() -> bool:
     """Whether to write to stderr would not block: it may be the pipe that is stuck."""
-    poll = select.poll()
-    poll.register(2, select.POLLOUT)
-    return any(events & select.POLLOUT for _, events in poll.poll(0))
+    return takes_a_line(2)
 
 
 class Records:

@@ -13,6 +13,8 @@ import json
 import logging
 import os
 import re
+import select
+import stat
 import sys
 import time
 from typing import Any
@@ -23,6 +25,8 @@ LEVELS = ("critical", "error", "warning", "info", "debug")
 FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 ROOT = "fastserve"
 OURS = "fastserve"      # the name of the handler that configure() makes, and takes back
+PATIENCE_MS = 100       # with a pipe that takes no line
+PIECE_BYTES = 4096      # PIPE_BUF: a pipe that takes a line takes as much
 # What every record has: the rest is what somebody gave as `extra`.
 USUAL = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
 
@@ -75,6 +79,85 @@ class JsonFormatter(logging.Formatter):
             return json.dumps({**fields, **shown})
 
 
+class StderrHandler(logging.StreamHandler[Any]):
+    """Lines for stderr, less those that nobody takes there: who serves must not wait.
+
+    A pipe whose reader stands still, or a terminal that was stopped, gets PATIENCE_MS once; what
+    comes after that is left out and counted until it takes a line again.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(sys.stderr)
+        self._left_out = 0
+        self._is_cut = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        number = _number_of_pipe(self.stream)
+        if number is None:
+            super().emit(record)
+            return
+        try:
+            text = self.format(record) + "\n"
+        except Exception:
+            self.handleError(record)
+            return
+        data = text.encode(errors="backslashreplace")
+        if self._left_out:
+            data = b"%s(left out, for nobody read them: %d lines)\n%s" % (
+                b"\n" if self._is_cut else b"", self._left_out, data)
+        left = self._write(number, data)
+        self._left_out = self._left_out + 1 if left else 0
+        self._is_cut = left != 0 and (self._is_cut or left < len(data))
+
+    def _write(self, number: int, data: bytes) -> int:
+        """Write as much as is taken; how many bytes are left."""
+        while data and takes_a_line(number, 0 if self._left_out else PATIENCE_MS):
+            try:
+                data = data[os.write(number, data[:PIECE_BYTES]):]
+            except OSError:     # the reader has gone
+                break
+        return len(data)
+
+
+def _number_of_pipe(stream: Any) -> int | None:
+    """The descriptor of a stream that may not take what is written: any but that of a file."""
+    try:
+        number: int = stream.fileno()
+        return None if stat.S_ISREG(os.fstat(number).st_mode) else number
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def takes_a_line(number: int, timeout_ms: int = 0) -> bool:
+    """Whether a short line can be written to a pipe, socket or terminal without waiting."""
+    poll = select.poll()
+    poll.register(number, select.POLLOUT)
+    return any(events & select.POLLOUT for _, events in poll.poll(timeout_ms))
+
+
+class FileHandler(logging.FileHandler):
+    """A file that is made anew when it was moved; where that cannot be, the old one goes on."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        renew(self)
+        super().emit(record)
+
+
+def renew(handler: logging.FileHandler) -> str:
+    """Open the file of a handler anew if it was moved; why that cannot be, or nothing."""
+    with handler.lock or contextlib.nullcontext():
+        before = handler.stream
+        if before is None or _is_at(before.fileno(), handler.baseFilename):
+            return ""
+        try:
+            handler.stream = handler._open()
+        except OSError as error:
+            return f"{handler.baseFilename}: {error.strerror}"
+        with contextlib.suppress(OSError):      # what it could not write is lost
+            before.close()
+    return ""
+
+
 def configure(level: str, log_format: str = "text", log_file: str | None = None) -> None:
     """Send the "fastserve" loggers to stderr, unless the application configured logging.
 
@@ -94,7 +177,7 @@ def configure(level: str, log_format: str = "text", log_file: str | None = None)
         logger.propagate = True
     if log_file is None and (logger.handlers or logging.getLogger().handlers):
         return
-    ours = logging.StreamHandler(sys.stderr) if log_file is None else _open(log_file)
+    ours = StderrHandler() if log_file is None else _open(log_file)
     ours.set_name(OURS)
     ours.setFormatter(JsonFormatter() if log_format == "json" else PrintableFormatter(FORMAT))
     logger.addHandler(ours)
@@ -102,10 +185,8 @@ def configure(level: str, log_format: str = "text", log_file: str | None = None)
 
 
 def _open(path: str) -> logging.StreamHandler[Any]:
-    from logging.handlers import WatchedFileHandler  # brings pickle and more
-
     try:
-        return WatchedFileHandler(path, encoding="utf-8", errors="backslashreplace")
+        return FileHandler(path, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise ConfigError(
             f"log_file={path!r}: {error.strerror}: give a file that this user may write, or leave "
@@ -119,15 +200,15 @@ def reopen() -> None:
         handler for logger in loggers if isinstance(logger, logging.Logger)
         for handler in logger.handlers
     }:
-        if isinstance(handler, logging.FileHandler) and handler.stream is not None:
-            with handler.lock or contextlib.nullcontext():
-                if not _is_at(handler.stream.fileno(), handler.baseFilename):
-                    handler.stream.close()
-                    handler.stream = handler._open()
+        if isinstance(handler, logging.FileHandler):
+            problem = renew(handler)
+            if problem:
+                logging.getLogger(ROOT).error("cannot open a log file anew: %s; the one there was "
+                                              "goes on", problem)
 
 
 def _is_at(number: int, path: str) -> bool:
     try:
         return os.path.samestat(os.fstat(number), os.stat(path))
-    except FileNotFoundError:
+    except OSError:
         return False

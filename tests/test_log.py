@@ -1,11 +1,14 @@
 """log.py: set up only by a door, and only where nobody else did; no control characters."""
 
 import asyncio
+import contextlib
 import datetime
 import io
 import json
 import logging
 import logging.config
+import os
+import select
 import subprocess
 import sys
 import time
@@ -134,6 +137,90 @@ def test_a_file_that_is_moved_is_made_anew(clean, tmp_path):
     assert "one" in (tmp_path / "old").read_text()
     assert "two" in path.read_text()
     assert stream.getvalue() == ""
+
+
+def test_a_file_that_cannot_be_made_anew_is_kept(clean, tmp_path, caplog):
+    """Whoever logs never fails for it; who rotates logs is told."""
+    logger, _ = clean()
+    (tmp_path / "logs").mkdir()
+    log.configure("info", "text", str(tmp_path / "logs" / "server.log"))
+    (tmp_path / "logs").rename(tmp_path / "old")
+    logger.info("one")
+    log.reopen()
+    logger.info("two")
+    logger.handlers[0].close()
+
+    text = (tmp_path / "old" / "server.log").read_text()
+    assert "one" in text
+    assert "two" in text
+    assert "cannot open a log file anew" in text
+
+
+@pytest.fixture
+def pipe(clean, monkeypatch):
+    """The "fastserve" logger, which writes into a pipe; the pipe's other end, and this one's."""
+    logger, _ = clean()
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    with os.fdopen(writing, "w") as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        log.configure("info")
+        yield logger, reading, writing
+    with contextlib.suppress(OSError):
+        os.close(reading)
+
+
+def fill(writing):
+    """Write into a pipe as much as it takes."""
+    while log.takes_a_line(writing):
+        os.write(writing, b"x" * 4096)
+
+
+def test_lines_that_nobody_reads_are_left_out_and_counted(pipe):
+    """Who logs waits a moment once; the next line that is taken tells how many there were."""
+    logger, reading, writing = pipe
+    fill(writing)
+    for _ in range(50):
+        logger.info("nobody reads this")
+    while b"x" in os.read(reading, 65536) and not log.takes_a_line(writing):
+        pass
+    while select.select([reading], [], [], 0)[0]:
+        os.read(reading, 65536)
+    logger.info("again")
+    text = os.read(reading, 65536).decode()
+    assert text.startswith("(left out, for nobody read them: 50 lines)\n")
+    assert text.endswith("fastserve: again\n")
+    assert "nobody reads this" not in text
+
+
+def test_a_long_line_is_cut_where_the_reader_stops(pipe):
+    """And the next one begins on a line of its own."""
+    logger, reading, writing = pipe
+    fill(writing)
+    os.read(reading, 8192)      # a pipe gives its room back by pages
+    logger.info("y" * 100_000)
+    read = b""
+    while select.select([reading], [], [], 0)[0]:
+        read += os.read(reading, 65536)
+    assert 0 < read.count(b"y") < 100_000
+    logger.info("next")
+    assert os.read(reading, 65536).startswith(b"\n(left out, for nobody read them: 1 lines")
+
+
+def test_a_reader_that_has_gone_is_no_error(pipe, capfd):
+    """Lines are for nobody then."""
+    logger, reading, _ = pipe
+    os.close(reading)
+    for _ in range(3):
+        logger.info("to nobody")
+    assert capfd.readouterr().err == ""
+
+
+def test_what_a_text_stream_does_not_encode_is_written_somehow(pipe):
+    """Characters that are none, of a path perhaps."""
+    logger, reading, _ = pipe
+    logger.info("caf\u00e9 \udcff")
+    assert b"caf\xc3\xa9 \\udcff" in os.read(reading, 65536)
 
 
 def test_a_file_that_cannot_be_opened_is_named(clean, tmp_path):
