@@ -21,6 +21,7 @@ from importlib.util import find_spec
 from typing import NoReturn
 
 from fastserve.errors import ConfigError, MissingExtraError
+from fastserve.forking import fork, hear_again
 
 PYTHON = "*.py"
 NEVER = frozenset({"__pycache__", "node_modules", "site-packages"})     # nor what begins with a dot
@@ -97,16 +98,23 @@ class Watcher:
         self._unread = b""
 
     def start(self) -> None:
-        """Fork it, in the place of one that has ended."""
+        """Fork it, in the place of one that has ended; where that cannot be, say so."""
         self.close()
         self._unread = b""
-        self._pipe, writing = os.pipe()
-        os.set_blocking(self._pipe, False)
         parent = os.getpid()
-        self.pid = os.fork()
-        if self.pid == 0:
-            _become_watcher(self.watched, writing, parent)
-        os.close(writing)
+        try:
+            self._pipe, writing = os.pipe()
+        except OSError as error:
+            logger.error("cannot watch files: %s", error)
+            return
+        os.set_blocking(self._pipe, False)
+        try:
+            self.pid = fork(lambda: _become_watcher(self.watched, writing, parent))
+        except OSError as error:
+            logger.error("cannot watch files: %s", error)
+            os.close(self._pipe)
+        finally:
+            os.close(writing)
 
     @property
     def lives(self) -> bool:
@@ -157,6 +165,7 @@ def _become_watcher(watched: Watched, writing: int, parent: int) -> NoReturn:
         for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGWINCH,
                        signal.SIGTTIN, signal.SIGTTOU):
             signal.signal(number, signal.SIG_IGN)   # those are for the parent
+        hear_again()
         os.closerange(3, writing)
         os.closerange(writing + 1, os.sysconf("SC_OPEN_MAX"))
         _report(watched, writing, parent)

@@ -68,7 +68,7 @@ class Client:
             if not isinstance(request, dict):
                 raise ValueError("a request is an object")
             return perform(request)
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             answer = refused(str(error))
             return lambda: answer
 

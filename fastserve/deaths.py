@@ -55,6 +55,13 @@ def kind_of(status: int, because: str, out_of_memory: bool) -> str:
     return "out_of_memory" if out_of_memory else "killed"
 
 
+def _name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:      # one of the real-time signals
+        return f"signal {number}"
+
+
 def explain(status: int, because: str, out_of_memory: bool) -> str:
     """A sentence about an end, without its subject.
 
@@ -64,7 +71,7 @@ def explain(status: int, because: str, out_of_memory: bool) -> str:
     """
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
-        text = f"was ended by {signal.Signals(number).name}"
+        text = f"was ended by {_name(number)}"
         if because:
             text += f": {because}"
         elif number == signal.SIGKILL:

@@ -36,6 +36,7 @@ from fastserve.place import Place
 from fastserve.slots import Child, Slot
 from fastserve.standin import stand_in
 from fastserve.supervisor import MOST_WORKERS, STARTUP_FAILED, Supervisor, Work, supervise
+from fastserve.terminal import has_terminal
 
 GIVE_UP_S = 0.5     # for a worker whose code is old before it serves
 AGAIN_S = 1.0       # until a watcher that has ended is started again
@@ -143,7 +144,7 @@ class Developing(Supervisor):
         self.said = Said()
         self.problem = ""               # why the last worker ended without a word; then stand in
         self.pages: set[int] = set()    # the pids of those that began as stand-ins
-        self.at_terminal = _has_terminal()
+        self.at_terminal = has_terminal()
 
     def run(self) -> int:
         logger.addFilter(self.said)
@@ -166,7 +167,7 @@ class Developing(Supervisor):
             _forget_bytecode(changed)
             logger.info("changed: %s", _shown(changed))
             self.reload()
-        elif self.at_terminal and not _has_terminal():
+        elif self.at_terminal and not has_terminal():
             self.stop(at_once=False, why="the terminal has gone")
         else:
             super().on_signal(number)
@@ -259,11 +260,3 @@ def _forget_bytecode(paths: list[str]) -> None:
         if path.endswith(".py"):
             with contextlib.suppress(OSError, NotImplementedError):
                 os.unlink(importlib.util.cache_from_source(path))
-
-
-def _has_terminal() -> bool:
-    try:
-        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
-    except OSError:
-        return False
-    return True

@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from fastserve._speedups.scoreboard import AT_REQUESTS
+from fastserve.births import CannotStart
 from fastserve.canary import Trial
 from fastserve.config import Config
 from fastserve.recycling import Recycling
@@ -68,16 +69,28 @@ class Renewal:
             if canary else None
         left = [slot for slot in supervisor.slots
                 if slot.child is not None and slot not in slots[:canary]]
+        for slot in supervisor.slots:
+            if slot.child is None:      # the code may be mended: it need not wait any longer
+                slot.failures, slot.start_at_s = 0, 0.0
         logger.info("reloading %d workers", canary + len(left))
         self.reloading = Reload(left, trial, supervisor.children())
         return ""
 
+    def takes_at_most_s(self) -> float:
+        """How long the reload under way may take."""
+        if self.reloading is None:
+            return 0.0
+        trial = self.reloading.trial
+        slots = len(self.reloading.left) + (0 if trial is None else len(trial.slots))
+        return slots * self._config.boot_timeout_s + (0 if trial is None else trial.lasts_s)
+
     def fail_reload(self, error: str) -> None:
         """The new code is no good."""
         tried = self.reloading is not None and self.reloading.trial is not None
-        self.end_reload(error)
         if tried:
             self.refusal = Refusal(error, time.monotonic())
+        self.end_reload(error)
+        if tried:
             logger.warning("the new code is still on disk, and a worker that dies comes back "
                            "with it: put the old code back, and reload, or reload with better")
 
@@ -93,10 +106,13 @@ class Renewal:
             self.refusal = None
             for child in self._supervisor.children():
                 child.doubtful = False
+        for slot in self._supervisor.slots:
+            if slot.parked is not None:
+                self._restore(slot, slot.parked)
+            elif error and slot.child is not None and self.tries(slot.child):
+                slot.child.doubtful = True      # its predecessor has ended meanwhile
         reloading.end(error)
         self.reloading = None
-        for slot in self._supervisor.slots:
-            self._restore(slot)
         self._supervisor.on_reloaded()
 
     def doubts(self, reason: str) -> bool:
@@ -115,12 +131,30 @@ class Renewal:
 
     def follow(self, slot: Slot, before: Child) -> None:
         """A successor has taken a slot: its predecessor ends, or stands by."""
-        if self.reloading is None or not self.reloading.tries(slot):
+        if slot.child is None or not self.tries(slot.child):
             self._supervisor.retire_child(before)
             return
         slot.parked = before
         self._supervisor.stop_covering(before)
         before.orders.send({"order": "park"})
+
+    def tries(self, child: Child) -> bool:
+        """Whether a worker is a canary, with the new code on trial."""
+        return self.reloading is not None and self.reloading.tries(child.slot) \
+            and child.reason == "canary" and child not in self.reloading.old
+
+    def takes_back(self, child: Child, canary: str, new: str) -> bool:
+        """Whether the end of who had a slot ends the reload, and a predecessor has the slot again.
+
+        canary, new:  what to say of it, where it was one or the other
+        """
+        if self.tries(child):
+            has_predecessor = child.slot.parked is not None
+            self.fail_reload(canary)
+            return has_predecessor
+        if self.reloading is not None and child not in self.reloading.old and not child.ready:
+            self.fail_reload(new)
+        return False
 
     def on_failed_successor(self, slot: Slot, child: Child, how: str) -> None:
         """The old worker goes on."""
@@ -139,12 +173,17 @@ class Renewal:
                 left.remove(slot)
             elif slot.child.ready:
                 left.remove(slot)
-                slot.successor = self._supervisor.start(slot, reason)
+                try:
+                    slot.successor = self._supervisor.start(slot, reason)
+                except CannotStart as error:
+                    self.fail_reload(str(error))
                 return
         if left:
             return      # they start, with the old code perhaps, and within boot_timeout_s
         if trial is None:
-            self.end_reload()
+            if all(slot.child is not None and slot.child.ready
+                   for slot in self._supervisor.slots if not slot.retiring):
+                self.end_reload()
         else:
             self._go_on_trying(reloading, trial)
 
@@ -163,11 +202,8 @@ class Renewal:
             if slot.parked is not None:
                 self._supervisor.leave(slot, slot.parked)
 
-    def _restore(self, slot: Slot) -> None:
-        """The predecessor, if it stands by, has its slot again."""
-        parked = slot.parked
-        if parked is None:
-            return
+    def _restore(self, slot: Slot, parked: Child) -> None:
+        """The predecessor, which stood by, has its slot again."""
         parked.orders.send({"order": "unpark"})
         for child in (slot.child, slot.successor):
             if child is not None:
@@ -187,5 +223,10 @@ class Renewal:
             if why is not None:
                 logger.info("worker %d of slot %d is replaced: %s", child.pid, slot.index, why.text)
                 self.recycled = child
-                slot.successor = self._supervisor.start(slot, why.kind)
+                try:
+                    slot.successor = self._supervisor.start(slot, why.kind)
+                except CannotStart as error:
+                    logger.error("%s; worker %d serves on", error, child.pid)
+                    slot.failures += 1
+                    self._supervisor.wait_to_start(slot)
                 return

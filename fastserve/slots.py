@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from fastserve.orders import Orders
 from fastserve.recycling import Term
 
+TURN_S = 0.25               # how often the silent are looked for
+KILL_AFTER_S = 1.0          # from the bound of a graceful stop, or a stack dump, to SIGKILL
+
 
 @dataclass(eq=False)
 class Child:
@@ -21,6 +24,7 @@ class Child:
     stalled:    its loop does not turn; others accept for it
     excused_s:  of the time since it last turned, in which the supervisor did not run either
     dismissed:  it has been told to end
+    leaves:     it has begun to end, whoever told it to
     deaf:       its end of the talk is closed, so it is about to end
     kill_at_s:  when it is killed if it has not ended, or become ready
     because:    what an end would be due to
@@ -40,6 +44,7 @@ class Child:
     stalled: bool = False
     excused_s: float = 0.0
     dismissed: bool = False
+    leaves: bool = False
     deaf: bool = False
     kill_at_s: float | None = None
     because: str = ""

@@ -20,13 +20,11 @@ messages, signals, the dead, the silent, and then starts what is missing. Nothin
 from __future__ import annotations
 
 import contextlib
-import gc
 import logging
 import os
 import random
 import select
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -34,12 +32,14 @@ from typing import NoReturn
 
 from fastserve import cpus, log, machine
 from fastserve.beats import Beats
+from fastserve.births import CannotStart, become_worker
 from fastserve.commands import perform
 from fastserve.config import Config
 from fastserve.control import Control
 from fastserve.deaths import OomKills, explain, kind_of
 from fastserve.deployment import Deployment
-from fastserve.errors import ConfigError
+from fastserve.errors import ConfigError, FastserveError
+from fastserve.forking import HEARD, STOPPING, fork
 from fastserve.listeners import Listener
 from fastserve.orders import Orders
 from fastserve.place import Place
@@ -47,23 +47,20 @@ from fastserve.privileges import User
 from fastserve.recorder import Recorder
 from fastserve.renewal import Renewal
 from fastserve.shm import SharedBoard
-from fastserve.slots import Child, Slot
+from fastserve.slots import KILL_AFTER_S, TURN_S, Child, Slot
 from fastserve.status import complete, summary, tell
+from fastserve.terminal import is_in_front
 from fastserve.upgrade import Succession
+from fastserve.watchdog import Watchdog
 
 OK, STARTUP_FAILED = 0, 3
 MOST_WORKERS = 512
-TURN_S = 0.25               # how often the silent are looked for
-KILL_AFTER_S = 1.0          # from the bound of a graceful stop, or a stack dump, to SIGKILL
 RETIRE_AFTER_S = 1.0        # for the handshakes that began before the steering
 KEEP_IDLE_S = 2.0           # a replaced worker, for the requests that are on their way to it
 SETTLED_S = 1.0             # who served for so long has not failed to start
 FIRST_DELAY_S, LAST_DELAY_S = 0.1, 30.0
+NO_PROCESS_DELAY_S = 1.0    # at most, while nobody serves and the system gives us no process
 STREAMS = ("-", "stderr")   # access_log_file is none
-STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
-HEARD = (
-    *STOPPING, signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGWINCH,
-    signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD)
 
 logger = logging.getLogger("fastserve")
 
@@ -134,11 +131,11 @@ class Supervisor:
         self.stop_by_s: float | None = None
         self.signals = 0
         self.someone_served = False
-        self.failed_starts = 0
         self.oom_kills = OomKills()
         self.steered: list[int] = []
         self.wake, self._waker = os.pipe()
-        self.born_s = self.watched_s = time.monotonic()
+        self.born_s = time.monotonic()
+        self.watchdog = Watchdog(self)
         self.control = Control(config.control, partial(perform, self), deployment.heritage) \
             if config.control else None
         deployment.settle()
@@ -184,7 +181,7 @@ class Supervisor:
         self.obey_signals()
         for pid, status in ended:
             self.reap(pid, status)
-        self.watch()
+        self.watchdog.turn()
 
     def obey_signals(self) -> None:
         """Act on all that have come."""
@@ -216,12 +213,14 @@ class Supervisor:
             reason = self.reload()
             if reason:
                 logger.error("HUP: %s", reason)
+                self.stay_as_it_is()
         elif number == signal.SIGTTIN:
             self.scale(self.wanted + 1)
         elif number == signal.SIGTTOU:
             self.scale(self.wanted - 1)
         elif number == signal.SIGWINCH:
-            self.rest()
+            if not is_in_front():   # then it is of the terminal, whose window has another size
+                self.rest()
         elif number == signal.SIGUSR1:
             self.reopen_logs()
         elif number == signal.SIGUSR2:
@@ -264,8 +263,16 @@ class Supervisor:
         if reason:
             return reason
         self.resting = False
-        self.deployment.notifier.reloading()
+        self.deployment.notifier.reloading(self.renewal.takes_at_most_s())
         return ""
+
+    def stay_as_it_is(self) -> None:
+        """A manager that asked for a reload waits until there was one (Type=notify-reload)."""
+        notifier = self.deployment.notifier
+        if notifier.is_ready and self.succession.steers and self.stop_by_s is None \
+                and self.renewal.reloading is None:
+            notifier.reloading()
+            notifier.ready(summary(self))
 
     def on_reloaded(self) -> None:
         """A reload has come to its end."""
@@ -317,7 +324,10 @@ class Supervisor:
 
     def reopen_logs(self) -> None:
         """Open the log files anew, here and in every worker: somebody has moved them."""
-        make_logs(self.config)
+        try:
+            make_logs(self.config)
+        except (FastserveError, OSError) as error:
+            logger.error("the log files cannot be made: %s", error)
         log.reopen()
         logger.info("the log files are opened anew")
         for child in self.children():
@@ -347,13 +357,19 @@ class Supervisor:
         self.succession.turn(complete=complete(self))
         if self.stop_by_s is not None:
             return
+        for child in self.children():
+            if child.leaves and not child.dismissed:
+                logger.warning("worker %d of slot %d was told to end by somebody else, and is "
+                               "replaced", child.pid, child.slot.index)
+                child.slot.reason = "other"
+                self.leave(child.slot, child)
         self.resize()
         if not self.resting:
             now = time.monotonic()
             for slot in self.slots:
                 if slot.child is None and slot.successor is None and not slot.retiring \
                         and now >= slot.start_at_s:
-                    slot.child = self.start(slot, slot.reason)
+                    self.start_anew(slot)
             self.renew()
         self.cover()
         self.steer()
@@ -411,8 +427,8 @@ class Supervisor:
                 for other in self.serving_slots():
                     if other is not slot and other.serves() and other.child is not None:
                         slot.cover = other.child
-                        theirs = [group.of(slot.index) for group in self.groups
-                                  if not group.shared]
+                        theirs = [group.listeners[slot.index] for group in self.groups
+                                  if not group.shared and slot.index < len(group.listeners)]
                         if theirs:
                             order = {"order": "adopt", "slot": slot.index,
                                      "plain": [listener.plain for listener in theirs]}
@@ -466,25 +482,28 @@ class Supervisor:
         return [slot for slot in self.slots if slot.child is not None and slot.child.ready]
 
     def start(self, slot: Slot, reason: str) -> Child:
-        """Fork a worker for a slot; reason: why another is replaced, one of readings.REASONS."""
-        listeners = [group.of(slot.index) for group in self.groups]
-        ours, theirs = Orders.pair()
-        cell = self.beats.take()
-        place = Place(slot.index, self.board.fd, self.board.take(),
-                      lambda: self.beats.beat(cell), os.getpid())
-        sys.stdout.flush()
-        sys.stderr.flush()
-        gc.collect()
-        gc.freeze()     # what is here stays shared
-        pid = os.fork()
-        if pid == 0:
-            ours.close()
-            self.become_worker(listeners, theirs, place)
-        gc.unfreeze()
-        theirs.close()
+        """Fork a worker for a slot; reason: why another is replaced, one of readings.REASONS.
+
+        Raises CannotStart, where the system gives no process or no listener.
+        """
+        with contextlib.ExitStack() as undo:
+            try:
+                listeners = [group.of(slot.index) for group in self.groups]
+                ours, theirs = Orders.pair()
+                undo.callback(ours.close)
+                with contextlib.closing(theirs):
+                    cell = self.beats.take()
+                    undo.callback(self.beats.give_back, cell)
+                    block = self.board.take()
+                    undo.callback(self.board.retire, block)
+                    place = Place(slot.index, self.board.fd, block,
+                                  lambda: self.beats.beat(cell), os.getpid())
+                    pid = fork(lambda: self.become_worker(listeners, ours, theirs, place))
+            except (OSError, ConfigError, IndexError) as error:
+                raise CannotStart(f"no worker can be started: {error}") from error
+            undo.pop_all()
         child = Child(
-            pid, slot, ours, cell, place.block, self.renewal.recycling.begin(), time.monotonic(),
-            reason)
+            pid, slot, ours, cell, block, self.renewal.recycling.begin(), time.monotonic(), reason)
         child.kill_at_s = child.born_s + self.config.boot_timeout_s
         child.because = f"it was not ready within boot_timeout_s={self.config.boot_timeout_s:g}"
         if self.renewal.doubts(reason):
@@ -494,40 +513,34 @@ class Supervisor:
                 "no reload has gone well since", pid, slot.index)
         return child
 
-    def become_worker(self, listeners: list[Listener], orders: Orders, place: Place) -> NoReturn:
-        """In the forked process: let go of all that is the parent's, work, end."""
-        status = 1
+    def start_anew(self, slot: Slot) -> None:
+        """Give an empty slot a worker, or try again later."""
         try:
-            signal.set_wakeup_fd(-1)
-            for number in HEARD:
-                signal.signal(number, signal.SIG_DFL)
-            for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGWINCH):
-                signal.signal(number, signal.SIG_IGN)   # the terminal's are for the parent
-            os.close(self.wake)
-            os.close(self._waker)
-            for child in self.children():
-                child.orders.close()
-            if self.control is not None:
-                self.control.close_in_child()
-            self.succession.close_in_child()
-            self.deployment.close_in_child()
-            for group in self.groups:
-                for listener in group.listeners:
-                    listener.path = None    # its file is the parent's to remove
-                    if listener not in listeners:
-                        listener.socket.close()
-            random.seed()
-            if self.config.pin_cpus:
-                cpus.pin(place.slot)
-            status = self.work(listeners, orders, place)
-        except BaseException:
-            logger.exception("a worker failed")
-        finally:
-            logging.shutdown()
-            with contextlib.suppress(OSError, ValueError):
-                sys.stdout.flush()
-                sys.stderr.flush()
-            os._exit(status)
+            slot.child = self.start(slot, slot.reason)
+        except CannotStart as error:
+            logger.error("slot %d: %s; trying again", slot.index, error)
+            slot.failures += 1
+            self.wait_to_start(slot, LAST_DELAY_S if self.serving_slots() else NO_PROCESS_DELAY_S)
+            if self.has_no_hope():
+                self.no_worker_starts()
+
+    def become_worker(
+        self, listeners: list[Listener], parents: Orders, orders: Orders, place: Place
+    ) -> NoReturn:
+        """In the forked process."""
+        parents.close()
+        become_worker(self, listeners, orders, place)
+
+    def close_in_child(self) -> None:
+        """In a forked process: let go of what only the parent talks through."""
+        os.close(self.wake)
+        os.close(self._waker)
+        for child in self.children():
+            child.orders.close()
+        if self.control is not None:
+            self.control.close_in_child()
+        self.succession.close_in_child()
+        self.deployment.close_in_child()
 
     def listen_to(self, child: Child) -> None:
         """Read what a worker says."""
@@ -539,6 +552,8 @@ class Supervisor:
         for message, _ in messages:
             if message.get("event") == "ready":
                 self.on_ready(child)
+            elif message.get("event") == "leaves":
+                child.leaves = True     # which may be our own doing: see keep()
 
     def on_ready(self, child: Child) -> None:
         """A worker serves: it takes its slot, and its predecessor may go."""
@@ -626,23 +641,26 @@ class Supervisor:
     def on_loss(self, slot: Slot, child: Child, how: str) -> None:
         """Nobody asked the worker of a slot to end: plan when the next one is started."""
         slot.deaths += 1
-        if slot.parked is not None:
-            self.renewal.fail_reload(f"the canary {how}")
+        if self.renewal.takes_back(child, f"the canary {how}", f"the new worker {how}"):
             return
         if child.ready and time.monotonic() - child.born_s >= SETTLED_S:
             slot.failures = 0
         slot.failures += 1
+        slot.start_at_s = 0.0   # whatever a successor had to wait for
         if slot.failures > 1 or not child.ready:
             # Somebody must serve; but what does not even start has no hurry.
             hurry = child.ready and not self.serving_slots()
             self.wait_to_start(slot, FIRST_DELAY_S if hurry else LAST_DELAY_S)
-        self.failed_starts += not child.ready
-        nobody = not self.someone_served and self.failed_starts >= self.wanted
-        if nobody or (self.succession.waits and not child.ready):
+        if self.has_no_hope() or (self.succession.waits and not child.ready):
             self.no_worker_starts()
 
+    def has_no_hope(self) -> bool:
+        """Whether nobody ever served, and each has failed."""
+        return not self.someone_served and all(
+            slot.failures for slot in self.slots if not slot.retiring)
+
     def no_worker_starts(self) -> None:
-        """Nobody ever served, and each has failed."""
+        """Give up."""
         logger.error("no worker could start")
         self.status = STARTUP_FAILED
         self.stop(at_once=True, why="start-up failed")
@@ -652,47 +670,6 @@ class Supervisor:
         """Try again later, and later each time."""
         delay_s = min(most_s, FIRST_DELAY_S * 2.0 ** min(slot.failures - 1, 10))
         slot.start_at_s = time.monotonic() + delay_s * random.uniform(0.75, 1.25)  # noqa: S311
-
-    def watch(self) -> None:
-        """Look for workers whose loop does not turn.
-
-        Who stopped us, a pause of the container or a machine without time for anybody, may have
-        stopped them too: while we were late is not held against them.
-        """
-        now_s = time.monotonic()
-        since_s, self.watched_s = now_s - self.watched_s, now_s
-        late_s = max(since_s - TURN_S, 0.0)
-        for slot in self.slots:
-            child = slot.child
-            if child is None or not child.ready or child.dismissed:
-                continue
-            age_s = self.beats.age_s(child.cell)
-            child.excused_s = late_s + (child.excused_s if age_s > since_s else 0.0)
-            age_s -= child.excused_s
-            soft, hard = self.config.stall_soft_s, self.config.stall_hard_s
-            if soft and age_s > soft and not child.stalled:
-                child.stalled = True
-                logger.warning(
-                    "worker %d of slot %d: no turn of its loop for %.1f s; others accept for it",
-                    child.pid, slot.index, age_s)
-                if slot.parked is not None:
-                    self.renewal.fail_reload("the canary stalls: its loop does not turn")
-                    continue
-            elif child.stalled and age_s <= soft:
-                child.stalled = False
-                logger.warning("worker %d of slot %d: its loop turns again", child.pid, slot.index)
-            if child.told and child.kill_at_s is not None and age_s <= hard:
-                child.told, child.because, child.kill_at_s = False, "", None
-                logger.warning(
-                    "worker %d of slot %d: it turned in time, and stays", child.pid, slot.index)
-            if hard and age_s > hard and child.kill_at_s is None and not child.told:
-                child.because = f"its loop had not turned for {age_s:.0f} s"
-                child.told = True
-                logger.error(
-                    "worker %d of slot %d: %s; its stacks follow%s", child.pid, slot.index,
-                    child.because, self.recorder.account(child.block))
-                child.kill_at_s = time.monotonic() + KILL_AFTER_S
-                os.kill(child.pid, signal.SIGUSR2)      # see stacks.py
 
 
 def _ended() -> Iterator[tuple[int, int]]:

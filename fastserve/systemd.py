@@ -90,9 +90,10 @@ class Notifier:
         self._status = status
         self.send(READY=1, STATUS=status)
 
-    def reloading(self) -> None:
-        """We are about to be something else, and serve meanwhile."""
-        self.send(RELOADING=1, MONOTONIC_USEC=time.monotonic_ns() // 1000, STATUS="reloading")
+    def reloading(self, within_s: float = 0.0) -> None:
+        """We are about to be something else, which may take so long, and serve meanwhile."""
+        self.send(RELOADING=1, MONOTONIC_USEC=time.monotonic_ns() // 1000,
+                  EXTEND_TIMEOUT_USEC=_us(within_s + EXTRA_S), STATUS="reloading")
 
     def stopping(self, within_s: float) -> None:
         """We have begun to end, which may take so long."""

@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, NoReturn
 from fastserve.control import Answer, refused
 from fastserve.deaths import explain
 from fastserve.errors import ConfigError
+from fastserve.forking import fork, hear_again
 from fastserve.listeners import ACTIVATED, Group, Heritage
 from fastserve.orders import Message, Orders
 
@@ -212,12 +213,15 @@ class Waiter:
 
     @classmethod
     def start(cls, become: Callable[[], NoReturn]) -> Waiter:
-        """Fork it; its child calls `become`."""
+        """Fork it; its child calls `become`. Raises OSError."""
         reading, writing = os.pipe()
-        number = os.fork()
-        if number == 0:
-            _wait(become, writing)
-        os.close(writing)
+        try:
+            number = fork(lambda: _wait(become, writing))
+        except OSError:
+            os.close(reading)
+            raise
+        finally:
+            os.close(writing)
         return cls(number, reading)
 
     def status(self) -> int | None:
@@ -243,12 +247,14 @@ def _wait(become: Callable[[], NoReturn], writing: int) -> NoReturn:
         signal.set_wakeup_fd(-1)    # it is the parent's
         pid = os.fork()
         if pid == 0:
+            hear_again()
             become()
         for number in (signal.SIGTERM, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
         for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGWINCH,
                        signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU):
             signal.signal(number, signal.SIG_IGN)   # those are for the parent
+        hear_again()
         os.closerange(3, writing)
         os.closerange(writing + 1, os.sysconf("SC_OPEN_MAX"))
         os.write(writing, _NUMBER.pack(pid))
@@ -294,13 +300,15 @@ class Legacy:
 
 
 def start_successor(legacy: Legacy, boot_timeout_s: float) -> After:
-    """Run this process's command line again."""
+    """Run this process's command line again. Raises OSError."""
     ours, theirs = Orders.pair()
     parent = os.getpid()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    waiter = Waiter.start(lambda: _become_successor(legacy, parent, theirs))
-    theirs.close()
+    try:
+        with contextlib.closing(theirs):
+            waiter = Waiter.start(lambda: _become_successor(legacy, parent, theirs))
+    except OSError:
+        ours.close()
+        raise
     return After(waiter, ours, boot_timeout_s)
 
 
@@ -385,9 +393,11 @@ class Succession:
         if not reason:
             owner = self.supervisor
             environ = {**os.environ, **owner.deployment.notifier.environment()}
-            self.after = start_successor(
-                Legacy(self.groups(), owner.board.fd, self.directory, environ),
-                owner.config.boot_timeout_s)
+            legacy = Legacy(self.groups(), owner.board.fd, self.directory, environ)
+            try:
+                self.after = start_successor(legacy, owner.config.boot_timeout_s)
+            except OSError as error:
+                return f"no process can be started: {error}"
             logger.info("upgrading: supervisor %d starts", self.after.pid)
         return reason
 

@@ -174,7 +174,7 @@ class Worker:
         self.access_log = AccessLog.from_config(config)
         self.adopted: dict[int, list[socket.socket]] = {}   # slot -> its listeners
         self.drain_delay_s = config.drain_delay_s
-        self.keep_idle_s = 0.0      # how long idle connections may still bring a last request
+        self.keep_idle_s = 0.0      # how long those who are here may still bring a last request
         self.signals = 0
         self.due_s = 0.0        # of the next tick, on the loop's clock
         self.started = False
@@ -395,10 +395,12 @@ class Worker:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self.hurry.wait(), self.drain_delay_s)
         deadline = loop.time() + self.config.graceful_timeout_s
-        await outside_of_tasks(loop, self._stop_accepting, engine, entrance)
+        await outside_of_tasks(loop, self._stop_accepting, engine)
         keep_until_s = min(loop.time() + self.keep_idle_s, deadline)
-        while engine.connections and loop.time() < keep_until_s and not self.hurry.is_set():
+        while (engine.connections or entrance.waiting) and loop.time() < keep_until_s \
+                and not self.hurry.is_set():
             await asyncio.sleep(DRAIN_POLL_S)
+        await outside_of_tasks(loop, entrance.close)
         await outside_of_tasks(loop, engine.drain)
         while engine.connections or engine.requests_in_flight:
             if loop.time() >= deadline or self.hurry.is_set():
@@ -445,6 +447,8 @@ class Worker:
         self.signals += 1
         again = self.signals > 1
         logger.info("%s: %s", signal.Signals(number).name, "stopping now" if again else "stopping")
+        if self.link is not None:
+            self.link.orders.send({"event": "leaves"})
         self._stop(at_once=again)
         if again and self.started:
             for each in SIGNALS:   # a third one ends the process
@@ -459,13 +463,12 @@ class Worker:
         elif at_once:
             self.hurry.set()
 
-    def _stop_accepting(self, engine: Engine, entrance: Entrance) -> None:
+    def _stop_accepting(self, engine: Engine) -> None:
         engine.stop_listening()
         if self.link is not None:
             # At once: who comes in between is reset, where nobody else holds the listener.
             for sock in self._listening_sockets():
                 sock.close()
-        entrance.close()
 
     def _listening_sockets(self) -> list[socket.socket]:
         mine = [listener.socket for listener in self.listeners]

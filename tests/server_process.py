@@ -76,7 +76,8 @@ def serve_in_process(
     # the package that is tested, wherever the server's working directory is
     environment = {**os.environ, "PYTHONPATH": str(Path(fastserve.__file__).parent.parent)}
     with log_path.open("wb") as log:
-        process = subprocess.Popen(command, cwd=directory, env=environment, stderr=log)
+        process = subprocess.Popen(     # in a session of its own: no terminal sends it signals
+            command, cwd=directory, env=environment, stderr=log, start_new_session=True)
     try:
         url = wait_for(log_path, r"listening on ([^ ,]+)[^(]* \(pid", process)[1]
         yield ServerProcess(url, log_path, process)

@@ -14,20 +14,18 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from fake_workers import make_supervisor, worker
 from server_process import serve_in_process
 from test_supervisor import APP, ENVIRONMENT, Load, ask, children, until
 
 from fastserve.canary import Trial, judge
 from fastserve.config import Config
 from fastserve.control import ask as ask_control
-from fastserve.deployment import Deployment
 from fastserve.errors import ConfigError
 from fastserve.readings import BUCKETS, LIMITS_S, Series
-from fastserve.recycling import Recycling, Term
+from fastserve.recycling import Recycling
 from fastserve.reloading import order_of
-from fastserve.slots import Child, Slot
 from fastserve.status import lines
-from fastserve.supervisor import Supervisor
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="slots are Linux's")
 
@@ -286,31 +284,11 @@ def test_connections_of_the_predecessor_are_served_while_it_stands_by(start, dep
         client.close()
 
 
-class Told:
-    """The talk with a worker that is none."""
-
-    def __init__(self) -> None:
-        self.orders: list[str] = []
-
-    def send(self, message, sockets=()):
-        self.orders.append(message["order"])
-
-
 @pytest.fixture
 def supervisor():
     """One that has two slots, with nobody behind their workers."""
-    config = Config(workers=2, canary=1)
-    found = Supervisor(lambda *parts: 0, config, Deployment(config, {}), 2, reloads=True)
-    for index in range(2):
-        slot = Slot(index)
-        slot.child = Child(
-            2**22 + index, slot, Told(), found.beats.take(), found.board.take(), Term(0, 0, 0),
-            time.monotonic(), ready=True)
-        found.slots.append(slot)
-    yield found
-    found.board.close()
-    os.close(found.wake)
-    os.close(found._waker)
+    with make_supervisor(Config(workers=2, canary=1)) as found:
+        yield found
 
 
 @linux
@@ -323,6 +301,7 @@ def test_who_accepts_no_more_covers_for_nobody(supervisor, how):
     second.cover = child
     assert supervisor.reload() == ""
     if how == "park":
+        first.child = worker(supervisor, first, "canary")
         supervisor.renewal.follow(first, child)
     else:
         supervisor.leave(first, child)

@@ -421,6 +421,19 @@ def stored(manager):
     return manager.stored
 
 
+def test_a_reload_that_cannot_be_is_over_for_who_asked(tmp_path, code, manager):
+    """Type=notify-reload: systemd waits for RELOADING and READY behind every HUP it sends."""
+    with serve(tmp_path, code, manager, "--preload") as server:
+        until(lambda: manager.said("READY"))
+        told = len(manager.listen())
+        server.send(signal.SIGHUP)
+        until(lambda: "RELOADING" in [name for message in manager.listen()[told:]
+                                      for name in message])
+        until(lambda: "READY" in [name for message in manager.listen()[told:]
+                                  for name in message])
+        assert "without --preload" in server.log
+
+
 def test_what_nobody_wants_any_more_is_given_back(tmp_path, code, manager):
     """Settings that name another address now."""
     sock, here = listening()
