@@ -13,7 +13,6 @@ import struct
 import subprocess
 import sys
 import termios
-from pathlib import Path
 
 import pytest
 from server_process import ServerProcess, is_alive, serve_in_process, tls_flags, wait_for
@@ -210,62 +209,51 @@ async def migrate():
 # --- logs that take nothing ---------------------------------------------------------------
 
 
-def piped(code, *flags):
-    """A server whose stderr is a pipe."""
+@contextlib.contextmanager
+def served_into_a_pipe(code, log, *flags):
+    """A server whose stderr is a pipe; what it says until both workers listen is in the log."""
     environment = {name: value for name, value in ENVIRONMENT.items()
                    if name != "PYTHONUNBUFFERED"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "fastserve", "run", str(code), "--workers", "2", "--port", "0",
-         *flags], stderr=subprocess.PIPE, env=environment, start_new_session=True)
-
-
-def read_until_both_listen(stream, into: Path):
-    """What comes out of a pipe, until both workers have said where they listen."""
-    text = ""
-    while text.count("listening on") < 2:
-        text += stream.readline().decode()
-    into.write_text(text)
+    with subprocess.Popen(
+            [sys.executable, "-m", "fastserve", "run", str(code), "--workers", "2", "--port", "0",
+             *flags], stderr=subprocess.PIPE, env=environment, start_new_session=True) as process:
+        try:
+            text = ""
+            while text.count("listening on") < 2:
+                text += process.stderr.readline().decode()
+            log.write_text(text)
+            yield ServerProcess(wait_for(log, BOTH_LISTEN, process)[1], log, process)
+            process.terminate()
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
 
 
 def test_a_stderr_whose_reader_has_gone_ends_nothing(code, tmp_path):
     """`fastserve run | tee log`, and tee is killed: workers are still replaced."""
-    log = tmp_path / "log"
-    with piped(code) as process:
-        try:
-            read_until_both_listen(process.stderr, log)
-            server = ServerProcess(wait_for(log, BOTH_LISTEN, process)[1], log, process)
-            process.stderr.close()
-            for _ in range(2):
-                before = children(process.pid)
-                os.kill(min(before), signal.SIGKILL)
-                until(lambda before=before: len(children(process.pid) - before) == 1)
-                until(lambda: len(pids(server)) == 2)
-            process.terminate()
-            assert process.wait(30) == 0
-        finally:
-            process.kill()
+    with served_into_a_pipe(code, tmp_path / "log") as server:
+        pid = server.process.pid
+        server.process.stderr.close()
+        for _ in range(2):
+            before = children(pid)
+            os.kill(min(before), signal.SIGKILL)
+            until(lambda before=before: len(children(pid) - before) == 1)
+            until(lambda: len(pids(server)) == 2)
 
 
 def test_a_stderr_that_nobody_reads_holds_up_nothing(code, tmp_path):
     """The pipe is full, and the reader stands still: the server works, reloads and stops."""
-    log = tmp_path / "log"
-    with piped(code, "--log-level", "debug") as process:
-        try:
-            read_until_both_listen(process.stderr, log)
-            server = ServerProcess(wait_for(log, BOTH_LISTEN, process)[1], log, process)
-            writing = os.open(f"/proc/{process.pid}/fd/2", os.O_WRONLY | os.O_NONBLOCK)
-            with contextlib.suppress(BlockingIOError):
-                while True:
-                    os.write(writing, b"x" * 4096)
-            os.close(writing)
-            before = children(process.pid)
-            process.send_signal(signal.SIGHUP)
-            until(lambda: not before & children(process.pid))
-            assert ask(server)[0] == 200
-            process.terminate()
-            assert process.wait(30) == 0
-        finally:
-            process.kill()
+    with served_into_a_pipe(code, tmp_path / "log") as server:
+        pid = server.process.pid
+        writing = os.open(f"/proc/{pid}/fd/2", os.O_WRONLY | os.O_NONBLOCK)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(writing, b"x" * 4096)
+        os.close(writing)
+        before = children(pid)
+        server.process.send_signal(signal.SIGHUP)
+        until(lambda: not before & children(pid))
+        assert ask(server)[0] == 200
 
 
 def test_a_log_file_that_cannot_be_made_anew_ends_nothing(code, tmp_path):
