@@ -24,10 +24,11 @@ class ServerFailed(Exception):
 
 def free_port() -> int:
     """A port that nobody uses, and that the kernel gives to nobody until a server binds it."""
-    given = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()
+    below = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    lowest = max(1024, below - 20_000)
     dice = random.SystemRandom()
     while True:
-        port = dice.randrange(max(1024, int(given[0]) - 20_000), int(given[0]))
+        port = dice.randrange(lowest, max(below, lowest + 10_000))
         with contextlib.suppress(OSError), socket.socket() as probe:
             probe.bind(("127.0.0.1", port))
             return port

@@ -5,22 +5,17 @@ from __future__ import annotations
 import contextlib
 import logging
 import random
-import signal
 from typing import TYPE_CHECKING, NoReturn
 
 from fastserve import cpus
 from fastserve.errors import FastserveError
-from fastserve.forking import HEARD, end, hear_again
+from fastserve.forking import end, let_go_of_signals
 from fastserve.orders import Orders
 from fastserve.place import Place
 
 if TYPE_CHECKING:
     from fastserve.listeners import Listener
     from fastserve.supervisor import Supervisor
-
-# The terminal's are for the parent; USR1 and USR2 have a meaning once the worker says which.
-NOT_FOR_WORKERS = (
-    signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGWINCH, signal.SIGUSR1, signal.SIGUSR2)
 
 logger = logging.getLogger("fastserve")
 
@@ -30,15 +25,16 @@ class CannotStart(FastserveError):
 
 
 def become_worker(
-    supervisor: Supervisor, listeners: list[Listener], orders: Orders, place: Place
+    supervisor: Supervisor, listeners: list[Listener], parents: Orders, orders: Orders, place: Place
 ) -> NoReturn:
-    """In the forked process: let go of all that is the parent's, work, end."""
+    """In the forked process: let go of all that is the parent's, work, end.
+
+    parents:  the other end of the talk by `orders`
+    """
     status = 1
     try:
-        signal.set_wakeup_fd(-1)
-        for number in HEARD:
-            signal.signal(number, signal.SIG_IGN if number in NOT_FOR_WORKERS else signal.SIG_DFL)
-        hear_again()
+        let_go_of_signals()
+        parents.close()
         supervisor.close_in_child()
         for group in supervisor.groups:
             for listener in group.listeners:

@@ -21,7 +21,7 @@ from importlib.util import find_spec
 from typing import NoReturn
 
 from fastserve.errors import ConfigError, MissingExtraError
-from fastserve.forking import fork, hear_again
+from fastserve.forking import fork, let_go_of_signals
 
 PYTHON = "*.py"
 NEVER = frozenset({"__pycache__", "node_modules", "site-packages"})     # nor what begins with a dot
@@ -159,13 +159,7 @@ class Watcher:
 def _become_watcher(watched: Watched, writing: int, parent: int) -> NoReturn:
     status = 1
     try:
-        signal.set_wakeup_fd(-1)
-        for number in (signal.SIGTERM, signal.SIGCHLD):
-            signal.signal(number, signal.SIG_DFL)
-        for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGWINCH,
-                       signal.SIGTTIN, signal.SIGTTOU):
-            signal.signal(number, signal.SIG_IGN)   # those are for the parent
-        hear_again()
+        let_go_of_signals()
         os.closerange(3, writing)
         os.closerange(writing + 1, os.sysconf("SC_OPEN_MAX"))
         _report(watched, writing, parent)

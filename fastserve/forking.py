@@ -31,7 +31,7 @@ def flush_streams() -> None:
 def fork(become: Callable[[], NoReturn]) -> int:
     """Fork a process that does nothing but `become`; its id.
 
-    The signals of HEARD are held back in it until hear_again(). Raises OSError.
+    The signals of HEARD are held back in it until let_go_of_signals(). Raises OSError.
     """
     flush_streams()
     gc.collect()
@@ -50,6 +50,18 @@ def fork(become: Callable[[], NoReturn]) -> int:
 def hear_again() -> None:
     """In a forked process: what was held back comes now."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HEARD)
+
+
+def let_go_of_signals() -> None:
+    """In a forked process: none of the parent's handlers is left.
+
+    What is sent to a whole group, by a terminal or by who rotates logs, is for the parent.
+    """
+    signal.set_wakeup_fd(-1)
+    for number in HEARD:
+        ends = number in (signal.SIGTERM, signal.SIGCHLD)
+        signal.signal(number, signal.SIG_DFL if ends else signal.SIG_IGN)
+    hear_again()
 
 
 def end(status: int) -> NoReturn:

@@ -9,6 +9,7 @@ went wrong in a handler, "fastserve.access" for requests (access_log="logging").
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import logging
 import os
@@ -27,6 +28,8 @@ ROOT = "fastserve"
 OURS = "fastserve"      # the name of the handler that configure() makes, and takes back
 PATIENCE_MS = 100       # with a pipe that takes no line
 PIECE_BYTES = 4096      # PIPE_BUF: a pipe that takes a line takes as much
+MOST_WRITES = 1000      # of one line
+OWN_FLAGS = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 # What every record has: the rest is what somebody gave as `extra`.
 USUAL = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
 
@@ -82,17 +85,25 @@ class JsonFormatter(logging.Formatter):
 class StderrHandler(logging.StreamHandler[Any]):
     """Lines for stderr, less those that nobody takes there: who serves must not wait.
 
-    A pipe whose reader stands still, or a terminal that was stopped, gets PATIENCE_MS once; what
-    comes after that is left out and counted until it takes a line again.
+    A pipe whose reader stands still, or a terminal that does, gets PATIENCE_MS once; what comes
+    after that is left out and counted until it takes a line again.
+
+    To have what others write not block is not ours to decide, so a pipe or a terminal is opened
+    anew; what is written there at once also stays whole among the lines of other processes.
+
+    before:  one whose descriptor it takes over, which this user perhaps could not open
     """
 
-    def __init__(self) -> None:
+    def __init__(self, before: StderrHandler | None = None) -> None:
         super().__init__(sys.stderr)
         self._left_out = 0
         self._is_cut = False
+        self._own: tuple[int, int, int] | None = None   # device, inode, number
+        if before is not None:
+            self._own, before._own = before._own, None
 
     def emit(self, record: logging.LogRecord) -> None:
-        number = _number_of_pipe(self.stream)
+        number = self._number()
         if number is None:
             super().emit(record)
             return
@@ -101,38 +112,72 @@ class StderrHandler(logging.StreamHandler[Any]):
         except Exception:
             self.handleError(record)
             return
-        data = text.encode(errors="backslashreplace")
         if self._left_out:
-            data = b"%s(left out, for nobody read them: %d lines)\n%s" % (
-                b"\n" if self._is_cut else b"", self._left_out, data)
+            text = f"{self._left_out} lines were left out, which nobody read\n{text}"
+        data = text.encode(errors="backslashreplace")
+        if self._is_cut:
+            data = b"\n" + data
         left = self._write(number, data)
         self._left_out = self._left_out + 1 if left else 0
         self._is_cut = left != 0 and (self._is_cut or left < len(data))
 
+    def _number(self) -> int | None:
+        """Of stderr; None where that takes all it is given, a file, or is somebody's object."""
+        if type(self.stream) is not io.TextIOWrapper:
+            return None
+        try:
+            number = self.stream.fileno()
+            there = os.fstat(number)
+        except (OSError, ValueError):
+            return None
+        if stat.S_ISREG(there.st_mode):
+            return None
+        if not stat.S_ISSOCK(there.st_mode) and (there.st_dev, there.st_ino) != self._place():
+            self._let_go()
+            with contextlib.suppress(OSError):      # no /proc, or another user's
+                own = os.open(f"/proc/self/fd/{number}", OWN_FLAGS)
+                self._own = there.st_dev, there.st_ino, own
+        return number
+
+    def _place(self) -> tuple[int, int] | None:
+        return None if self._own is None else self._own[:2]
+
     def _write(self, number: int, data: bytes) -> int:
         """Write as much as is taken; how many bytes are left."""
-        while data and takes_a_line(number, 0 if self._left_out else PATIENCE_MS):
+        blocks = self._own is None
+        if self._own is not None:
+            number = self._own[2]
+        for _ in range(MOST_WRITES):
+            if not data or (blocks and not self._takes(number)):
+                break
             try:
-                data = data[os.write(number, data[:PIECE_BYTES]):]
+                data = data[os.write(number, data[:PIECE_BYTES] if blocks else data):]
+            except BlockingIOError:
+                if not self._takes(number):
+                    break
             except OSError:     # the reader has gone
                 break
         return len(data)
 
+    def _takes(self, number: int) -> bool:
+        return takes_a_line(number, 0 if self._left_out else PATIENCE_MS)
 
-def _number_of_pipe(stream: Any) -> int | None:
-    """The descriptor of a stream that may not take what is written: any but that of a file."""
-    try:
-        number: int = stream.fileno()
-        return None if stat.S_ISREG(os.fstat(number).st_mode) else number
-    except (OSError, ValueError, AttributeError):
-        return None
+    def _let_go(self) -> None:
+        if self._own is not None:
+            os.close(self._own[2])
+            self._own = None
+
+    def close(self) -> None:
+        self._let_go()
+        super().close()
 
 
 def takes_a_line(number: int, timeout_ms: int = 0) -> bool:
     """Whether a short line can be written to a pipe, socket or terminal without waiting."""
     poll = select.poll()
     poll.register(number, select.POLLOUT)
-    return any(events & select.POLLOUT for _, events in poll.poll(timeout_ms))
+    wanted = select.POLLOUT | select.POLLNVAL   # macOS does not poll devices
+    return any(events & wanted for _, events in poll.poll(timeout_ms))
 
 
 class FileHandler(logging.FileHandler):
@@ -171,13 +216,20 @@ def configure(level: str, log_format: str = "text", log_file: str | None = None)
     for name, other in list(logging.root.manager.loggerDict.items()):
         if isinstance(other, logging.Logger) and (name + ".").startswith(ROOT + "."):
             other.disabled = False      # a dictConfig() that does not name it had it so
-    for handler in [each for each in logger.handlers if each.get_name() == OURS]:
+    before = [each for each in logger.handlers if each.get_name() == OURS]
+    for handler in before:
         logger.removeHandler(handler)
-        handler.close()
         logger.propagate = True
-    if log_file is None and (logger.handlers or logging.getLogger().handlers):
+    theirs = logger.handlers or logging.getLogger().handlers
+    ours = None
+    if log_file is not None:
+        ours = _open(log_file)
+    elif not theirs:
+        ours = StderrHandler(next((one for one in before if isinstance(one, StderrHandler)), None))
+    for handler in before:
+        handler.close()
+    if ours is None:
         return
-    ours = StderrHandler() if log_file is None else _open(log_file)
     ours.set_name(OURS)
     ours.setFormatter(JsonFormatter() if log_format == "json" else PrintableFormatter(FORMAT))
     logger.addHandler(ours)

@@ -81,8 +81,9 @@ class Renewal:
         if self.reloading is None:
             return 0.0
         trial = self.reloading.trial
-        slots = len(self.reloading.left) + (0 if trial is None else len(trial.slots))
-        return slots * self._config.boot_timeout_s + (0 if trial is None else trial.lasts_s)
+        starts = sum(1 if slot.serves() else 2      # one, perhaps, that has begun with the old code
+                     for slot in self._supervisor.slots if not slot.retiring)
+        return starts * self._config.boot_timeout_s + (0 if trial is None else trial.lasts_s)
 
     def fail_reload(self, error: str) -> None:
         """The new code is no good."""
@@ -141,7 +142,11 @@ class Renewal:
     def tries(self, child: Child) -> bool:
         """Whether a worker is a canary, with the new code on trial."""
         return self.reloading is not None and self.reloading.tries(child.slot) \
-            and child.reason == "canary" and child not in self.reloading.old
+            and child.reason == "canary" and not self.was_before(child)
+
+    def was_before(self, child: Child) -> bool:
+        """Whether a worker is older than the reload under way."""
+        return self.reloading is not None and child in self.reloading.old
 
     def takes_back(self, child: Child, canary: str, new: str) -> bool:
         """Whether the end of who had a slot ends the reload, and a predecessor has the slot again.
@@ -176,7 +181,7 @@ class Renewal:
                 try:
                     slot.successor = self._supervisor.start(slot, reason)
                 except CannotStart as error:
-                    self.fail_reload(str(error))
+                    self.end_reload(str(error))     # which says nothing about the code
                 return
         if left:
             return      # they start, with the old code perhaps, and within boot_timeout_s

@@ -28,7 +28,6 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import NoReturn
 
 from fastserve import cpus, log, machine
 from fastserve.beats import Beats
@@ -177,8 +176,12 @@ class Supervisor:
             elif self.control is not None and number in asking:
                 self.control.ready(number)
         ended = list(_ended())
+        for child in self.children():
+            if child.pid in dict(ended):
+                self.listen_to(child)   # to its last words
         # Behind that: who ends of a signal that has reached us, too, must have no successor.
         self.obey_signals()
+        self.let_leave()
         for pid, status in ended:
             self.reap(pid, status)
         self.watchdog.turn()
@@ -357,12 +360,6 @@ class Supervisor:
         self.succession.turn(complete=complete(self))
         if self.stop_by_s is not None:
             return
-        for child in self.children():
-            if child.leaves and not child.dismissed:
-                logger.warning("worker %d of slot %d was told to end by somebody else, and is "
-                               "replaced", child.pid, child.slot.index)
-                child.slot.reason = "other"
-                self.leave(child.slot, child)
         self.resize()
         if not self.resting:
             now = time.monotonic()
@@ -370,6 +367,8 @@ class Supervisor:
                 if slot.child is None and slot.successor is None and not slot.retiring \
                         and now >= slot.start_at_s:
                     self.start_anew(slot)
+                    if self.stop_by_s is not None:
+                        return
             self.renew()
         self.cover()
         self.steer()
@@ -498,7 +497,7 @@ class Supervisor:
                     undo.callback(self.board.retire, block)
                     place = Place(slot.index, self.board.fd, block,
                                   lambda: self.beats.beat(cell), os.getpid())
-                    pid = fork(lambda: self.become_worker(listeners, ours, theirs, place))
+                    pid = fork(lambda: become_worker(self, listeners, ours, theirs, place))
             except (OSError, ConfigError, IndexError) as error:
                 raise CannotStart(f"no worker can be started: {error}") from error
             undo.pop_all()
@@ -523,13 +522,6 @@ class Supervisor:
             self.wait_to_start(slot, LAST_DELAY_S if self.serving_slots() else NO_PROCESS_DELAY_S)
             if self.has_no_hope():
                 self.no_worker_starts()
-
-    def become_worker(
-        self, listeners: list[Listener], parents: Orders, orders: Orders, place: Place
-    ) -> NoReturn:
-        """In the forked process."""
-        parents.close()
-        become_worker(self, listeners, orders, place)
 
     def close_in_child(self) -> None:
         """In a forked process: let go of what only the parent talks through."""
@@ -587,8 +579,9 @@ class Supervisor:
         """Others serve in its place: it need not go on accepting."""
         self.leaving.add(child)
         self.stop_covering(child)
-        kill_at_s = time.monotonic() + self.config.graceful_timeout_s + KILL_AFTER_S
-        self.dismiss(child, kill_at_s, keep_idle_s=KEEP_IDLE_S)
+        delay_s = self.config.drain_delay_s if child.leaves else 0.0    # it has begun with that
+        kill_at_s = time.monotonic() + delay_s + self.config.graceful_timeout_s + KILL_AFTER_S
+        self.dismiss(child, kill_at_s, delay_s=delay_s, keep_idle_s=KEEP_IDLE_S)
 
     def dismiss(
         self, child: Child, kill_at_s: float, *, at_once: bool = False, delay_s: float = 0,
@@ -599,6 +592,25 @@ class Supervisor:
         child.kill_at_s = kill_at_s if child.kill_at_s is None else min(child.kill_at_s, kill_at_s)
         child.orders.send({"order": "stop", "at_once": at_once, "drain_delay_s": delay_s,
                            "keep_idle_s": keep_idle_s})
+
+    def let_leave(self) -> None:
+        """Replace who serves and has begun to end without our word.
+
+        Who only starts has not come to serve, as if it had failed: reap() will tell.
+        """
+        for child in self.children():
+            if not child.leaves or not child.ready or child.dismissed or self.stop_by_s is not None:
+                continue
+            slot = child.slot
+            logger.warning("worker %d of slot %d was told to end by somebody else, and is replaced",
+                           child.pid, slot.index)
+            if self.renewal.tries(child):
+                self.renewal.fail_reload("the canary was told to end")
+            if not child.dismissed:
+                self.leave(slot, child)
+                slot.reason = "other"
+                if slot.child is None:
+                    self.plan_start(slot, child)
 
     def reap(self, pid: int, status: int) -> None:
         """Learn that a process has ended, a worker or another."""
@@ -643,16 +655,22 @@ class Supervisor:
         slot.deaths += 1
         if self.renewal.takes_back(child, f"the canary {how}", f"the new worker {how}"):
             return
+        self.plan_start(slot, child)
+        if self.has_no_hope() or (self.succession.waits and not child.ready):
+            self.no_worker_starts()
+
+    def plan_start(self, slot: Slot, child: Child) -> None:
+        """The slot has lost its worker: when it has another."""
         if child.ready and time.monotonic() - child.born_s >= SETTLED_S:
             slot.failures = 0
         slot.failures += 1
         slot.start_at_s = 0.0   # whatever a successor had to wait for
-        if slot.failures > 1 or not child.ready:
+        if self.renewal.was_before(child) and not child.ready:
+            slot.failures = 0   # the next one has other code
+        elif slot.failures > 1 or not child.ready:
             # Somebody must serve; but what does not even start has no hurry.
             hurry = child.ready and not self.serving_slots()
             self.wait_to_start(slot, FIRST_DELAY_S if hurry else LAST_DELAY_S)
-        if self.has_no_hope() or (self.succession.waits and not child.ready):
-            self.no_worker_starts()
 
     def has_no_hope(self) -> bool:
         """Whether nobody ever served, and each has failed."""

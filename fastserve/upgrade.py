@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, NoReturn
 from fastserve.control import Answer, refused
 from fastserve.deaths import explain
 from fastserve.errors import ConfigError
-from fastserve.forking import fork, hear_again
+from fastserve.forking import fork, hear_again, let_go_of_signals
 from fastserve.listeners import ACTIVATED, Group, Heritage
 from fastserve.orders import Message, Orders
 
@@ -249,12 +249,7 @@ def _wait(become: Callable[[], NoReturn], writing: int) -> NoReturn:
         if pid == 0:
             hear_again()
             become()
-        for number in (signal.SIGTERM, signal.SIGCHLD):
-            signal.signal(number, signal.SIG_DFL)
-        for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGWINCH,
-                       signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU):
-            signal.signal(number, signal.SIG_IGN)   # those are for the parent
-        hear_again()
+        let_go_of_signals()
         os.closerange(3, writing)
         os.closerange(writing + 1, os.sysconf("SC_OPEN_MAX"))
         os.write(writing, _NUMBER.pack(pid))

@@ -51,7 +51,9 @@ def make_supervisor(config: Config) -> Iterator[Supervisor]:
         slot = Slot(index)
         slot.child = worker(found, slot)
         found.slots.append(slot)
-    yield found
-    found.board.close()
-    os.close(found.wake)
-    os.close(found._waker)
+    try:
+        yield found
+    finally:
+        found.board.close()
+        os.close(found.wake)
+        os.close(found._waker)

@@ -13,8 +13,9 @@ GIVEN = Path("/proc/sys/net/ipv4/ip_local_port_range")     # by the kernel, to w
 def free_port() -> int:
     """One that nobody uses, and that nobody is given before whoever asked comes to bind it."""
     below = int(GIVEN.read_text().split()[0]) if GIVEN.exists() else 32_768
+    lowest = max(1024, below - 20_000)
     while True:
-        port = random.SystemRandom().randrange(max(1024, below - 20_000), below)
+        port = random.SystemRandom().randrange(lowest, max(below, lowest + 10_000))
         with contextlib.suppress(OSError), socket.socket() as probe:
             probe.bind(("127.0.0.1", port))
             return port

@@ -18,6 +18,7 @@ import pytest
 from server_process import ServerProcess, is_alive, serve_in_process, tls_flags, wait_for
 from test_supervisor import APP, BOTH_LISTEN, ENVIRONMENT, ask, begin, children, pids, until
 
+from fastserve.control import ask as ask_control
 from fastserve.forking import fork, hear_again
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="slots are Linux's")
@@ -34,13 +35,13 @@ def code(tmp_path):
 
 @pytest.fixture
 def start(tmp_path, code):
-    """Start a server of the application with two workers and some flags."""
+    """Start a server of the application with some flags."""
     with contextlib.ExitStack() as stack:
-        def start_one(*flags):
+        def start_one(*flags, workers=2):
             server = stack.enter_context(serve_in_process(
-                tmp_path, "--workers", "2", "--graceful-timeout-s", "20", *flags,
+                tmp_path, "--workers", str(workers), "--graceful-timeout-s", "20", *flags,
                 target=str(code)))
-            until(lambda: server.log.count("listening on") >= 2)
+            until(lambda: server.log.count("listening on") >= workers)
             return server
 
         yield start_one
@@ -135,18 +136,23 @@ def test_a_worker_that_somebody_ends_is_replaced_at_once(start):
     assert server.log.count("was told to end by somebody else") == 2
 
 
-def test_who_has_connected_is_not_dropped_by_a_reload(start):
+def wait_until_one_leaves(tmp_path):
+    """Until a worker has been told to end, in the middle of a reload."""
+    until(lambda: ask_control(
+        str(tmp_path / "control.sock"), {"command": "status"}, 20)["leaving"])
+
+
+def test_who_has_connected_is_not_dropped_by_a_reload(start, tmp_path):
     """A PROXY header in two pieces, the second of which comes when the worker is told to end."""
-    server = start("--proxy-protocol", "required", "--proxy-allow-ips", "127.0.0.1")
+    server = start("--proxy-protocol", "required", "--proxy-allow-ips", "127.0.0.1",
+                   "--control", str(tmp_path / "control.sock"))
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(socket.create_connection(("127.0.0.1", server.port), 20))
                    for _ in range(8)]
         for client in clients:
             client.sendall(b"PROXY TCP4 192.0.2.1 ")
-        before = children(server.process.pid)
         server.process.send_signal(signal.SIGHUP)
-        until(lambda: len(children(server.process.pid) - before) == 2)
-        until(lambda: server.log.count("listening on") == 4)
+        wait_until_one_leaves(tmp_path)
         for client in clients:
             client.sendall(b"192.0.2.2 1 2\r\n" + GET)
         for client in clients:
@@ -155,7 +161,7 @@ def test_who_has_connected_is_not_dropped_by_a_reload(start):
 
 def test_a_handshake_is_not_dropped_by_a_reload(start, tmp_path):
     """Half a ClientHello, and the other half when the worker is told to end."""
-    server = start(*tls_flags(tmp_path))
+    server = start(*tls_flags(tmp_path), "--control", str(tmp_path / "control.sock"), workers=1)
     arriving, leaving = ssl.MemoryBIO(), ssl.MemoryBIO()
     context = ssl.create_default_context(cafile=server.ca_path)
     talk = context.wrap_bio(arriving, leaving, server_hostname="localhost")
@@ -164,10 +170,8 @@ def test_a_handshake_is_not_dropped_by_a_reload(start, tmp_path):
             talk.do_handshake()
         hello = leaving.read()
         client.sendall(hello[:100])
-        before = children(server.process.pid)
         server.process.send_signal(signal.SIGHUP)
-        until(lambda: server.log.count("listening on") == 4)
-        until(lambda: len(children(server.process.pid) - before) == 2)
+        wait_until_one_leaves(tmp_path)
         client.sendall(hello[100:])
         while True:
             try:

@@ -188,7 +188,7 @@ def test_lines_that_nobody_reads_are_left_out_and_counted(pipe):
         os.read(reading, 65536)
     logger.info("again")
     text = os.read(reading, 65536).decode()
-    assert text.startswith("(left out, for nobody read them: 50 lines)\n")
+    assert text.startswith("50 lines were left out, which nobody read\n")
     assert text.endswith("fastserve: again\n")
     assert "nobody reads this" not in text
 
@@ -204,7 +204,7 @@ def test_a_long_line_is_cut_where_the_reader_stops(pipe):
         read += os.read(reading, 65536)
     assert 0 < read.count(b"y") < 100_000
     logger.info("next")
-    assert os.read(reading, 65536).startswith(b"\n(left out, for nobody read them: 1 lines")
+    assert os.read(reading, 65536).startswith(b"\n1 lines were left out")
 
 
 def test_a_reader_that_has_gone_is_no_error(pipe, capfd):

@@ -91,10 +91,51 @@ def test_a_slot_whose_worker_was_told_to_end_has_another(supervisor):
     """By somebody else, who need not tell us: nobody is sent to who accepts no more."""
     slot, _ = supervisor.slots
     before = slot.child
+    before.born_s -= 60
     before.leaves = True
+    supervisor.let_leave()
     supervisor.keep()
     assert before in supervisor.leaving
     assert slot.child not in (None, before)
+
+
+def test_workers_that_end_themselves_are_replaced_with_patience(supervisor):
+    """What is not ready has failed to start; what has hardly served waits as after a crash."""
+    slot, other = supervisor.slots
+    slot.child.leaves = True
+    slot.failures = 3
+    supervisor.let_leave()
+    assert slot.start_at_s > time.monotonic()
+    starting = other.child = worker(supervisor, other, ready=False)
+    starting.leaves = True
+    supervisor.let_leave()
+    assert not starting.dismissed
+    supervisor.on_death(starting, 0)
+    assert other.failures == 1
+    assert other.start_at_s > time.monotonic()
+
+
+def test_who_drains_by_itself_has_the_time_for_it(monkeypatch):
+    """drain_delay_s, which it has begun with, does not take from graceful_timeout_s."""
+    config = Config(workers=1, drain_delay_s=100, graceful_timeout_s=50)
+    with make_supervisor(config) as supervisor:
+        (slot,) = supervisor.slots
+        child = slot.child
+        child.leaves = True
+        supervisor.let_leave()
+        assert child.kill_at_s > time.monotonic() + 140
+
+
+def test_a_reload_fails_whose_new_worker_was_told_to_end(supervisor):
+    """It has not come to serve, for whatever reason."""
+    assert supervisor.reload() == ""
+    reloading = supervisor.renewal.reloading
+    supervisor.keep()
+    (successor,) = [slot.successor for slot in supervisor.slots if slot.successor is not None]
+    successor.leaves = True
+    supervisor.let_leave()
+    supervisor.on_death(successor, 0)
+    assert "the new worker ended by itself" in reloading.outcome()["error"]
 
 
 def test_who_covers_and_stalls_is_relieved(supervisor, monkeypatch):
@@ -145,6 +186,7 @@ def test_a_reload_that_can_start_nobody_fails(poor):
     reloading = poor.renewal.reloading
     poor.keep()
     assert "no worker can be started" in reloading.outcome()["error"]
+    assert poor.renewal.refusal is None
     assert [slot.child for slot in poor.slots] == before
 
 
@@ -218,6 +260,27 @@ def test_a_canary_that_has_lost_its_predecessor_fails_as_others_do(trying, when)
     assert "the canary was ended by SIGSEGV" in reloading.outcome()["error"]
     assert trying.renewal.refusal is not None
     assert other.child.reason == ""
+
+
+@pytest.mark.parametrize("when", ["it starts", "it serves"])
+def test_a_canary_that_was_told_to_end_proves_nothing(trying, when):
+    """Its predecessor has the slot, and the code is tried nowhere else."""
+    slot, _ = trying.slots
+    old = slot.child
+    assert trying.reload() == ""
+    reloading = trying.renewal.reloading
+    trying.keep()
+    canary = slot.successor
+    if when == "it serves":
+        trying.on_ready(canary)
+    canary.leaves = True
+    trying.let_leave()
+    if when == "it starts":
+        trying.on_death(canary, 0)
+    assert reloading.outcome()["ok"] is False
+    assert slot.child is old
+    assert slot.parked is None
+    assert canary.dismissed or when == "it starts"
 
 
 def test_a_refused_canary_without_a_predecessor_is_doubted(trying):
