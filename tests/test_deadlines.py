@@ -10,7 +10,7 @@ import pytest
 import uvloop
 from support import Bench, request, running_loop
 
-from fastserve import App, Request
+from fastserve import App, FileResponse, Request
 
 KINDS = ("fake", "socket", "reader", "loop")
 
@@ -66,6 +66,15 @@ def make_app() -> App:
     @app.get("/large/{size:int}")
     def large(size: int):
         return b"x" * size
+
+    @app.get("/pieces/{size:int}")
+    async def pieces(size: int):
+        while True:
+            yield b"x" * size
+
+    @app.get("/file")
+    def file():
+        return FileResponse(app.state.file)
 
     return app
 
@@ -325,6 +334,53 @@ def test_a_client_that_reads_slowly_is_not_dropped(loop, kind):
         assert bench.engine.connections == 1
     link.poll = poll
     bench.wait_for(lambda: len(link.received) > 50_000_000)
+    bench.close()
+
+
+def keep_full(bench, link):
+    """Have a fake transport be full behind every write; the function that takes some of it.
+
+    Its size does not tell that: what was taken made room for as much again.
+    """
+    paused = False
+    write = link.transport.write
+
+    def write_and_pause(data):
+        nonlocal paused
+        write(data)
+        if not paused:
+            paused = True
+            link.protocol.pause_writing()
+
+    def take():
+        nonlocal paused
+        paused = False
+        bench.loop.call_soon(link.protocol.resume_writing)
+        bench.turn()
+
+    link.transport.write = write_and_pause
+    link.transport.get_write_buffer_size = lambda: 65_558
+    return take
+
+
+@pytest.mark.parametrize("target", ["/pieces/100", "/pieces/20000", "/file"])
+def test_a_client_that_reads_is_not_dropped_however_full_its_buffer_stays(loop, tmp_path, target):
+    """TLS fills it to the same size again and again: what left it counts, not what is in it."""
+    bench = make_bench(loop, "fake")
+    bench.app.state.file = tmp_path / "file"
+    bench.app.state.file.write_bytes(b"x" * 1_000_000)
+    link = bench.connect()
+    take = keep_full(bench, link)
+    link.send(request(target))
+    for _ in range(4):
+        before = link.received_bytes
+        take()
+        bench.wait_for(lambda before=before: link.received_bytes > before)
+        wait(bench, 20)
+    assert not link.closed
+
+    wait(bench, 11)
+    assert link.transport.aborted
     bench.close()
 
 

@@ -92,5 +92,6 @@ cdef class Channel(Watcher):
 
 cdef class LoopChannel(Channel):
     cdef object transport
+    cdef int64_t written            # bytes given to it, in all
     cdef bint held                  # paused by us, not by the transport
     cdef int hold(self) except -1

@@ -7,7 +7,7 @@ import asyncio
 import os
 import time
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint32_t
 from libc.stdlib cimport free, malloc
 
@@ -222,10 +222,12 @@ cdef class LoopChannel(Channel):
             set_limits(BACKLOG_HIGH, BACKLOG_LOW)
 
     cdef int write(self, const char* data, Py_ssize_t size) except -1:
+        self.written += size
         self.transport.write(PyBytes_FromStringAndSize(data, size))
         return 0
 
     cdef int write_pair(self, const char* data, Py_ssize_t size, bytes body) except -1:
+        self.written += size + PyBytes_GET_SIZE(body)
         # Not writelines(): up to CPython 3.12.3 asyncio's never pauses the protocol.
         self.transport.write(PyBytes_FromStringAndSize(data, size) + body)
         return 0
@@ -255,6 +257,7 @@ cdef class LoopChannel(Channel):
                 raise OSError(c_errno, os.strerror(c_errno))
             if count == 0:
                 raise EOFError("the file is shorter than it was")
+            self.written += count
             self.transport.write(data if count == piece else data[:count])
             self.file_sent += count
             # Over its high-water mark the transport has paused the protocol by itself.
@@ -303,7 +306,8 @@ cdef class LoopChannel(Channel):
         return self.transport.get_write_buffer_size()
 
     cdef int64_t flushed(self) except -1:
-        return -self.transport.get_write_buffer_size()
+        # The size alone may be the same whenever somebody looks: TLS fills up to one it likes.
+        return self.written - self.transport.get_write_buffer_size()
 
     cdef object peer(self):
         return extra_info(self.transport, "peername")
