@@ -286,6 +286,29 @@ def test_a_client_that_waits_to_be_asked_is_not_late(bench, link):
     assert b"408" in link.received
 
 
+def test_a_body_that_comes_unasked_is_late_like_any_other(bench, link):
+    """Who begins to send does not wait to be asked, whatever its Expect said."""
+    link.send(request("/late", method="POST", content_length="5", expect="100-continue"), b"x")
+    open_gate(bench, "late")
+    wait(bench, 9.5)
+    assert link.received == b""
+
+    wait(bench, 1)
+    assert link.reply().status == 408
+
+
+def test_a_body_that_comes_unasked_and_is_not_wanted_may_not_stop_either(bench, link):
+    """It is thrown away for as long as it comes: then the connection ends."""
+    link.send(request("/ignore", method="POST", content_length="5", expect="100-continue"), b"x")
+    open_gate(bench, "ignore")
+    assert link.reply().status == 200
+    wait(bench, 9.5)
+    assert not link.closed
+
+    wait(bench, 1)
+    assert link.closed
+
+
 def test_a_slow_body_that_no_handler_wants_ends_the_connection(bench, link):
     """The handler's answer comes all the same, and is the last."""
     begin_body(link, "/ignore")

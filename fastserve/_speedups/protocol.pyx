@@ -226,7 +226,9 @@ cdef class HttpProtocol(AnsweringConnection):
             if count < 0:
                 self.refuse_body(HTTPError(<int>-count, "the chunked body is malformed"))
                 return 0
-        self.continue_pending = False
+        if self.continue_pending:
+            self.continue_pending = False
+            self.release_body()     # it comes unasked: its client is to blame again
         self.body_bytes += count
         self.body_seen = self.deadlines.wheel.now
         if self.receiver is None:
