@@ -407,6 +407,48 @@ def test_a_client_that_reads_is_not_dropped_however_full_its_buffer_stays(loop, 
     bench.close()
 
 
+@pytest.mark.parametrize("kind", ["socket", "reader", "loop"])
+def test_the_last_answer_may_be_read_slowly_like_any_other(loop, kind):
+    """Bytes behind the last request are thrown away for two seconds, and do not cut its answer."""
+    bench = make_bench(loop, kind)
+    link = bench.connect()
+    poll, link.poll = link.poll, lambda: False
+    link.socket.sendall(request("/large/20000000", connection="close") + b"\r\n")
+    bench.turn()
+    wait(bench, 20)
+    link.poll = poll
+    bench.wait_for(lambda: link.closed)
+    assert len(link.reply().body) == 20_000_000
+
+    wait(bench, 5)
+    assert bench.engine.connections == 0
+    bench.close()
+
+
+def test_the_time_to_linger_begins_when_the_answer_is_gone(loop):
+    """Two seconds from then on, and the time to look twice; who never reads has write_timeout_s."""
+    bench = make_bench(loop, "fake")
+    link, deaf = bench.connect(), bench.connect()
+    unsent = 1000
+    link.transport.get_write_buffer_size = lambda: unsent
+    deaf.transport.get_write_buffer_size = lambda: 1000
+    link.send(b"NONSENSE\r\n\r\n")
+    deaf.send(b"NONSENSE\r\n\r\n")
+    wait(bench, 15)
+    assert link.transport.ended
+    assert not link.transport.aborted
+
+    unsent = 0
+    wait(bench, 2)
+    assert not link.transport.aborted
+    wait(bench, 3)
+    assert link.transport.aborted
+    assert not deaf.transport.aborted
+    wait(bench, 13)
+    assert deaf.transport.aborted
+    bench.close()
+
+
 # --- handlers --------------------------------------------------------------------------------
 
 

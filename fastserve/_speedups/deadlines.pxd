@@ -28,7 +28,7 @@ cdef class Deadlines:
 
 cdef class TimedConnection(Connection):
     cdef Deadlines deadlines
-    cdef int64_t since              # the present wait
+    cdef int64_t since              # the present wait; 0: it is still to begin
     cdef int64_t head_since         # the first byte of an unfinished head; 0: there is none
     cdef int64_t body_since, body_seen, body_bytes
     cdef int64_t held_since         # reading stopped on our account; 0: it did not

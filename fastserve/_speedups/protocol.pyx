@@ -542,8 +542,8 @@ cdef class HttpProtocol(AnsweringConnection):
         self.receiver = None
         self.discard_left = self.engine.lingering_close_bytes
         self.input = None
-        self.since = self.deadlines.wheel.now
-        self.deadlines.wheel.sooner(self, self.since + self.deadlines.linger)
+        self.since = 0 if self.channel.unsent() else self.deadlines.wheel.now
+        self.deadlines.wheel.sooner(self, self.deadlines.wheel.now + self.deadlines.linger)
         if self.reading_paused:
             self.reading_paused = False
             self.channel.resume_reading()
@@ -568,6 +568,11 @@ cdef class HttpProtocol(AnsweringConnection):
     cdef int64_t wait_due(self, Wait wait):
         if wait == WAIT_FIRST and self.engine.draining:
             return self.since + FIRST_WHEN_DRAINING     # it was accepted, so something will come
+        if wait == WAIT_LINGER and self.since == 0:
+            # Its time begins when all is sent: until then WAIT_OUTPUT is the client's deadline.
+            if self.channel.unsent() == 0:
+                self.since = self.deadlines.wheel.now
+            return self.deadlines.wheel.now + self.deadlines.linger
         return AnsweringConnection.wait_due(self, wait)
 
     cdef Wait waits_for(self):
