@@ -944,6 +944,38 @@ def test_draining_lets_a_request_finish_and_says_close(bench):
     assert link.closed
 
 
+def test_draining_closes_behind_an_answer_that_did_not_say_so(bench):
+    """It was made before, and had to wait for another one's turn."""
+    link = bench.connect()
+    link.send(request("/gate/a") + request("/"))
+    bench.loop.call_soon(bench.engine.drain)
+    bench.turn()
+    assert not link.closed
+
+    open_gate(bench, "a")
+    bench.wait_for(lambda: bench.engine.connections == 0)
+
+    assert [reply.status for reply in link.replies()] == [200, 200]
+    assert link.closed
+
+
+def test_draining_closes_behind_a_body_that_is_thrown_away(bench):
+    """Its request was answered before, and the connection was to go on."""
+    link = bench.connect()
+    link.send(b"POST /ignore HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\n")
+    assert link.reply().status == 200
+    bench.loop.call_soon(bench.engine.drain)
+    bench.turn()
+    link.send(b"abc")
+    assert not link.closed
+
+    link.send(b"def")
+    bench.wait_for(lambda: bench.engine.connections == 0)
+
+    assert link.reply().status == 200
+    assert link.closed
+
+
 def test_draining_answers_a_whole_pipeline_before_it_says_close(bench):
     """What has come is answered; nobody need ask again what nobody has looked at."""
     link = bench.connect()

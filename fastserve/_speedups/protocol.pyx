@@ -502,6 +502,8 @@ cdef class HttpProtocol(AnsweringConnection):
         self.since = self.deadlines.wheel.now
         if self.ended and self.first is None and not (self.scheduled or self.writing_paused):
             self.closing = True     # what is still buffered is less than a request
+        if self.engine.ending and self.whole_head and self.is_idle():
+            self.closing = True     # its last answer was made before anybody knew
         if self.closing and self.first is None and self.stage != STAGE_LINGER:
             if self.ended or not (self.unread or self.stage != STAGE_HEAD):
                 return self.channel.close()
