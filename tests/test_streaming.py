@@ -13,6 +13,7 @@ from support import Bench, read_replies, request, running_loop
 from fastserve import App, HTTPError, Request, StreamingResponse, blocking
 
 KINDS = ("fake", "socket", "reader", "loop")
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 def chunks(data: bytes) -> tuple[list[bytes], bytes]:
@@ -137,6 +138,21 @@ def make_app() -> App:
     async def echo(request: Request):
         async for piece in request.stream():
             yield piece
+
+    @app.post("/keep")
+    async def keep(request: Request):
+        app.state.kept = request
+        return await gate("keep")
+
+    @app.get("/pull")
+    async def pull():
+        async for piece in app.state.kept.stream():
+            yield piece
+
+    @app.get("/nudge")
+    def nudge():
+        app.state.kept.send_early_hints("</a.css>; rel=preload")
+        return "nudged"
 
     @app.get("/blocking")
     @blocking
@@ -471,6 +487,34 @@ def test_blocking_generators_run_on_threads(bench, link):
 
     assert chunks(head_and_body(link.received)[2])[0] == [b"a", b"b"]
     assert bench.app.state.log == ["blocking ended"]
+
+
+def test_a_body_may_be_read_for_the_answer_on_another_connection(bench):
+    """Each client reads what is its own: one the invitation, the other one its two answers."""
+    giver, taker = bench.connect(), bench.connect()
+    giver.send(request("/keep", method="POST", content_length="5", expect="100-continue"))
+    taker.send(request("/plain") + request("/pull"))
+    assert giver.received == CONTINUE
+    assert taker.reply().body == b"plain"
+    answered = len(taker.received)
+
+    giver.send(b"hello")
+    assert chunks(head_and_body(taker.received[answered:])[2])[0] == [b"hello"]
+    open_gate(bench, "keep", "kept")
+    assert [reply.body for reply in giver.replies()] == [b"", b"kept"]
+
+
+def test_early_hints_may_be_sent_from_another_connection(bench):
+    """They go to the client of their request, and nothing else does; none once it is answered."""
+    link, other = bench.connect(), bench.connect()
+    link.send(request("/keep", method="POST", content_length="0"))
+    other.send(request("/plain") + request("/nudge"))
+    assert [reply.status for reply in link.replies()] == [103]
+    assert [reply.body for reply in other.replies()] == [b"plain", b"nudged"]
+
+    open_gate(bench, "keep", "kept")
+    other.send(request("/nudge"))
+    assert [reply.status for reply in link.replies()] == [103, 200]
 
 
 def test_early_hints_come_before_the_answer(bench, link):

@@ -47,6 +47,7 @@ cdef class HttpProtocol(AnsweringConnection):
     cdef int settle(self) except -1
     cdef int update_reading(self) except -1
     cdef int linger(self) except -1
+    cdef int write_interim(self, const char* data, Py_ssize_t size) except -1
 
 cdef class HttpEngine(Engine):
     pass

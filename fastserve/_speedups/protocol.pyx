@@ -622,9 +622,7 @@ cdef class HttpProtocol(AnsweringConnection):
             if self.continue_pending:
                 self.continue_pending = False
                 self.release_body()
-                self.engine.out.append(b"HTTP/1.1 100 Continue\r\n\r\n", 25)
-                if not self.working:
-                    self.flush()
+                self.write_interim(b"HTTP/1.1 100 Continue\r\n\r\n", 25)
             if not self.working:
                 self.update_reading()
         return 0
@@ -658,10 +656,17 @@ cdef class HttpProtocol(AnsweringConnection):
         if self.channel is None or self.first is not None and (
                 self.first.request is not request or self.first.opened):
             return 0
-        self.engine.out.append(PyBytes_AS_STRING(message), PyBytes_GET_SIZE(message))
-        if not self.working:
-            self.flush()
-        return 0
+        return self.write_interim(PyBytes_AS_STRING(message), PyBytes_GET_SIZE(message))
+
+    cdef int write_interim(self, const char* data, Py_ssize_t size) except -1:
+        # Another connection may be at work, whose handler has a request of this one: what is
+        # in engine.out is its client's then.
+        if self.working:
+            return self.engine.out.append(data, size)
+        if self.first is None:
+            return 0        # its request is answered
+        self.engine.bytes_out += size
+        return self.channel.write(data, size)
 
 
 # Why a connection ends that waits for its client, by Wait; "" is no client's fault.
