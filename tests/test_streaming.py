@@ -10,7 +10,7 @@ import pytest
 import uvloop
 from support import Bench, read_replies, request, running_loop
 
-from fastserve import App, HTTPError, Request, StreamingResponse, blocking
+from fastserve import App, FileResponse, HTTPError, Request, StreamingResponse, blocking
 
 KINDS = ("fake", "socket", "reader", "loop")
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -138,6 +138,10 @@ def make_app() -> App:
     async def echo(request: Request):
         async for piece in request.stream():
             yield piece
+
+    @app.post("/copy")
+    async def copy(request: Request):
+        return StreamingResponse(request.stream())
 
     @app.post("/keep")
     async def keep(request: Request):
@@ -478,6 +482,56 @@ def test_a_request_body_can_be_answered_piece_by_piece(bench, link):
     link.send(b"2\r\nde\r\n0\r\n\r\n")
 
     assert b"".join(chunks(head_and_body(link.received)[2])[0]) == b"abcde"
+
+
+def test_a_request_body_is_invited_before_the_answer_that_is_made_of_it(bench, link):
+    """Behind the answer's head the 100 would be part of its body (RFC 9110 section 15.2)."""
+    link.send(request("/copy", method="POST", content_length="5", expect="100-continue"))
+    assert link.received.startswith(CONTINUE)
+    link.send(b"hello")
+    bench.wait_for(lambda: link.closed)
+
+    status, _, body = head_and_body(link.received.removeprefix(CONTINUE))
+    assert status == "HTTP/1.1 200 OK"
+    assert chunks(body) == ([b"hello"], b"\r\n")
+
+
+def test_a_request_body_is_not_invited_in_the_middle_of_an_answer(loop, tmp_path):
+    """Somebody asks for it while a file is being sent: too late for a 100."""
+    app = App()
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * 1_000_000)
+
+    async def read(request):
+        await app.state.gate
+        await request.body()
+
+    @app.post("/")
+    async def file(request: Request):
+        app.state.reading = asyncio.ensure_future(read(request))
+        return FileResponse(path)
+
+    bench = Bench(app, loop, "fake")
+    app.state.gate = loop.create_future()
+    link = bench.connect()
+    write = link.transport.write
+
+    def write_and_pause(data):
+        write(data)
+        link.transport.write = write
+        link.protocol.pause_writing()
+
+    link.transport.write = write_and_pause
+    link.send(request("/", method="POST", content_length="5", expect="100-continue"))
+    loop.call_soon(app.state.gate.set_result, None)
+    bench.turn()
+    assert link.received
+    loop.call_soon(link.protocol.resume_writing)
+    bench.wait_for(lambda: link.closed)
+
+    assert link.reply().body == b"x" * 1_000_000
+    app.state.reading.cancel()
+    bench.close()
 
 
 def test_blocking_generators_run_on_threads(bench, link):

@@ -336,6 +336,8 @@ cdef class AnsweringConnection(ServedConnection):
             length = (<PartsResponse>response).length
         elif (<StreamingResponse>response).length >= 0:
             length = (<StreamingResponse>response).length
+        if not call.head_only and not isinstance(response, PartsResponse):
+            self.want_body(exchange.request)    # it may be read for this one: now, or too late
         if exchange is self.last and (
                 self.stage != STAGE_HEAD or not call.keep_alive or self.unread
                 or (self.engine.draining and not self.more)) or length == UNTIL_CLOSE:

@@ -622,7 +622,9 @@ cdef class HttpProtocol(AnsweringConnection):
             if self.continue_pending:
                 self.continue_pending = False
                 self.release_body()
-                self.write_interim(b"HTTP/1.1 100 Continue\r\n\r\n", 25)
+                if self.first is None or not self.first.opened:
+                    # Behind the answer's head it would be part of that one's body.
+                    self.write_interim(b"HTTP/1.1 100 Continue\r\n\r\n", 25)
             if not self.working:
                 self.update_reading()
         return 0
