@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import subprocess
 import sys
 import time
@@ -230,6 +231,47 @@ def test_a_body_that_was_given_up_can_still_be_streamed(loop):
 
     assert link.reply().body == content
     bench.close()
+
+
+@pytest.mark.parametrize("ended_by", ["limit", "cancellation"])
+def test_what_body_has_given_up_does_not_pile_up(loop, ended_by):
+    """It has raised 413, or was cancelled, and the answer takes its time: reading pauses."""
+    app = App()
+    app.state.patience, app.state.answer = loop.create_future(), loop.create_future()
+
+    @app.middleware
+    async def takes_its_time(request, call_next):
+        response = await call_next(request)
+        await app.state.answer
+        return response
+
+    @app.post("/limit")
+    async def limit(request: Request):
+        await request.body(max_bytes=1000)
+
+    @app.post("/cancellation")
+    async def cancellation(request: Request):
+        whole = asyncio.ensure_future(request.body(max_bytes=-1))
+        await app.state.patience
+        whole.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await whole
+
+    with contextlib.closing(Bench(app, loop, "fake")) as bench:
+        link = bench.connect()
+        link.send(head(f"/{ended_by}"), b"7fffffff\r\n", b"x" * 100_000)
+        app.state.patience.set_result(None)
+        bench.turn()
+        sent = 100_000
+        while link.transport.reading and sent < 4_000_000:
+            link.send(b"x" * 50_000)
+            sent += 50_000
+        assert sent < 300_000
+        assert not link.received
+
+        app.state.answer.set_result(None)
+        bench.turn()
+        assert link.reply().status == (413 if ended_by == "limit" else 204)
 
 
 def test_a_promised_length_is_not_believed(loop):

@@ -37,7 +37,7 @@ cdef class Body:
     cdef object waiter          # future of the one coroutine that waits, or None
     cdef object error           # why there will be no more
     cdef bint complete
-    cdef bint collecting        # body() wants all of it: no pause but the limit
+    cdef bint collecting        # body() wants all of it: no pause up to the limit
 
     cdef int feed(self, const char* data, Py_ssize_t size) except -1
     # Where the next `size` bytes of it may be put; feed() them from there, and they are not copied
@@ -55,7 +55,8 @@ cdef class Body:
     cdef object wait(self)      # a future for the next change
 
     cdef inline bint full(self):
-        return not self.collecting and self.size >= BODY_HIGH
+        return self.size >= BODY_HIGH and not (
+            self.collecting and (self.limit < 0 or self.received <= self.limit))
 
 cdef class Origin:
     # What a trusted proxy said of a request; each None where it is silent.

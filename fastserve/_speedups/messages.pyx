@@ -422,7 +422,12 @@ cdef class Request:
                 break
             if arriving.error is not None:
                 raise arriving.error
-            await arriving.wait()
+            news = arriving.wait()
+            try:
+                await news
+            except BaseException:
+                arriving.scatter()      # cancelled: nobody wants all of it any more
+                raise
         if self.content is None:
             self.content = arriving.take()
         return self.content
