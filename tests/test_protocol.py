@@ -660,6 +660,47 @@ def test_a_client_that_leaves_cancels_its_get(bench):
     assert bench.engine.connections == 0
 
 
+@pytest.mark.parametrize("targets", [["/handler"], ["/stream"], ["/handler", "/handler"]])
+def test_a_client_that_leaves_does_not_interrupt_what_cleans_up(loop, targets):
+    """TLS tells the end of input, and the loss in a later turn: a handler hears of it once."""
+    app = App()
+    log, cleaned = [], loop.create_future()
+
+    async def work():
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.shield(cleaned)
+            task = asyncio.current_task()
+            log.append(task.cancelling() if hasattr(task, "cancelling") else 1)
+
+    @app.get("/handler")
+    async def handler():
+        await work()
+
+    @app.get("/stream")
+    async def stream():
+        await asyncio.sleep(0)
+
+        async def pieces():
+            yield "begun"
+            await work()
+
+        return pieces()
+
+    with contextlib.closing(Bench(app, loop, "fake")) as bench:
+        link = bench.connect()
+        link.send(b"".join(map(request, targets)))
+        link.send_eof()
+        if not link.closed:
+            link.drop()
+        assert log == []
+        cleaned.set_result(None)
+        bench.turn()
+        assert log == [1] * len(targets)
+        assert bench.engine.requests_in_flight == 0
+
+
 def test_a_client_that_leaves_does_not_cut_a_post_in_half(bench):
     """A handler of another method runs to its end."""
     link = bench.connect()

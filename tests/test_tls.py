@@ -1,5 +1,6 @@
 """tls.py: what is spoken, what is refused, and what a mistake is told; by real handshakes."""
 
+import asyncio
 import contextlib
 import json
 import logging
@@ -86,8 +87,6 @@ def app():
 
     @made.get("/slow")
     async def slow():
-        import asyncio
-
         await asyncio.sleep(0.3)
         return "slow"
 
@@ -476,6 +475,34 @@ def test_a_client_that_half_closes_is_no_reason_to_warn(files, loop_name, caplog
             assert ask(second, "/slow") == (200, b"slow")
 
     assert [record for record in caplog.records if record.levelno > logging.INFO] == []
+
+
+def test_a_client_that_leaves_does_not_interrupt_what_cleans_up(files, loop_name):
+    """The close_notify and the end of the connection cancel a handler once."""
+    made, log = App(), []
+
+    @made.get("/")
+    async def handler():
+        log.append("begun")
+        try:
+            await asyncio.sleep(600)
+        finally:
+            try:
+                await asyncio.sleep(0.2)
+                log.append("cleaned up")
+            except asyncio.CancelledError:
+                log.append("interrupted")
+                raise
+
+    with serve_in_thread(made, loop=loop_name, **files.settings()) as served:
+        with connect(served, files) as connection:
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            wait_for(lambda: log)
+            with contextlib.suppress(OSError):
+                connection.unwrap()
+        wait_for(lambda: len(log) == 2)
+
+    assert log == ["begun", "cleaned up"]
 
 
 def test_stopping_does_not_wait_for_handshakes(files, loop_name):

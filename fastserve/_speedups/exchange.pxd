@@ -55,10 +55,13 @@ cdef class Exchange(Outgoing):
     cdef bint done
     cdef bint ends                  # the answer says "Connection: close"
     cdef bint cancellable           # by the client's leaving
+    cdef bint deserted              # its task was cancelled since nobody waits for the answer
     cdef bint timed_out
     cdef int64_t due                # tick at which the handler is ended; 0: whenever it likes
     cdef Exchange next
 
+    # Cancel its task, once: what that awaits in order to clean up is not interrupted.
+    cdef int leave(self) except -1
     cdef int give_up(self) except -1
     cdef int let_go(self) except -1
     cdef int abandon(self, object error) except -1

@@ -109,13 +109,18 @@ cdef class Exchange(Outgoing):
             connection.pop_answered()
         return 0
 
+    cdef int leave(self) except -1:
+        if not self.deserted:
+            self.deserted = True
+            self.task.cancel()
+        return 0
+
     cdef int give_up(self) except -1:
         # Nobody will read the answer: what works on it learns so, what it holds is let go.
         self.done = True
         self.channel = None
         if self.task is not None:
-            self.task.cancel()
-            return 0
+            return self.leave()
         self.connection.observe_end(self, self.request, &self.call, GONE, 0)
         return self.let_go()
 
@@ -186,7 +191,7 @@ cdef class AnsweringConnection(ServedConnection):
         engine.requests_in_flight += 1
         engine.runner.adopt(result, exchange)
         if self.ended and exchange.cancellable:
-            result.cancel()
+            exchange.leave()
         return 0
 
     cdef int fail(self, object error, Exchange exchange, Request request, Call* call) except -1:
@@ -490,7 +495,7 @@ cdef class AnsweringConnection(ServedConnection):
         cdef Exchange exchange = self.first
         while exchange is not None:
             if exchange.task is not None and exchange.cancellable:
-                exchange.task.cancel()
+                exchange.leave()
             exchange = exchange.next
         return 0
 
