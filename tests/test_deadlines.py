@@ -555,6 +555,40 @@ def test_requests_that_wait_too_long_are_shed(loop):
     bench.close()
 
 
+QUEUED = {
+    "close": (request("/", Connection="close"), False, 200),
+    "HTTP/1.0": (b"GET / HTTP/1.0\r\n\r\n", False, 200),
+    "half-closed": (request("/"), True, 200),
+    "half-closed behind a body": (request("/body", method="POST", body=b"abc"), True, 200),
+    "half-closed behind chunks": (
+        request("/body", method="POST", transfer_encoding="chunked") + b"1\r\na\r\n0\r\n\r\n",
+        True, 200),
+    "half-closed in a body": (request("/body", method="POST", body=b"abc")[:-1], True, 400),
+}
+
+
+@pytest.mark.parametrize("kind", QUEUED)
+@pytest.mark.parametrize("in_time", [True, False])
+def test_who_waits_is_answered_though_nothing_follows(loop, kind, in_time):
+    """The last request of a connection waits for its turn as any other does."""
+    data, half_closes, status = QUEUED[kind]
+    with contextlib.closing(crowded(loop)) as bench:
+        for name in "ab":
+            bench.connect().send(request(f"/gate/{name}"))
+        link = bench.connect()
+        link.send(data)
+        if half_closes:
+            link.send_eof()
+        assert not link.closed
+
+        if in_time:
+            open_gate(bench, "a")
+        else:
+            bench.clock.now_s += 0.2
+        bench.wait_for(lambda: link.closed)
+        assert statuses(link) == [status if in_time else 503]
+
+
 def test_a_client_that_leaves_the_queue_is_forgotten(loop):
     """Its place is free, and its handler never begins."""
     bench = crowded(loop)

@@ -60,7 +60,7 @@ cdef class HttpProtocol(AnsweringConnection):
         self.client_left()
         if self.channel.encrypted():
             return False    # TLS has no half-closed connections, and asyncio warns of the wish
-        return self.first is not None or self.scheduled or self.writing_paused
+        return self.first is not None or self.scheduled or self.queued or self.writing_paused
 
     cpdef connection_lost(self, error):
         if self.stage == STAGE_LOST:
@@ -320,8 +320,7 @@ cdef class HttpProtocol(AnsweringConnection):
                 if engine.observer is not None:
                     self.waits_since_ns = engine.observer.now
                 self.head_size = self.whole_head
-                if call.keep_alive:
-                    self.closing = False
+                self.closing = False
                 return 0
             self.shed = False
             engine.shed_total += 1
@@ -500,8 +499,11 @@ cdef class HttpProtocol(AnsweringConnection):
         if self.stage == STAGE_LOST:
             return 0
         self.since = self.deadlines.wheel.now
-        if self.ended and self.first is None and not (self.scheduled or self.writing_paused):
-            self.closing = True     # what is still buffered is less than a request
+        if self.ended:
+            if self.receiver is not None:
+                self.client_left()      # its request had waited, and here its input ends
+            if self.first is None and not (self.scheduled or self.queued or self.writing_paused):
+                self.closing = True     # what is still buffered is less than a request
         if self.engine.ending and self.whole_head and self.is_idle():
             self.closing = True     # its last answer was made before anybody knew
         if self.closing and self.first is None and self.stage != STAGE_LINGER:
