@@ -1079,6 +1079,54 @@ def test_context_variables_do_not_leak(loop):
     bench.close()
 
 
+def test_context_variables_of_exception_handlers_do_not_leak(loop):
+    """A synchronous one may bind what it likes, at once, later, and when nobody waits for it."""
+    variable = contextvars.ContextVar("variable", default="clean")
+    app = App()
+    app.state.gate = loop.create_future()
+
+    @app.exception_handler(KeyError)
+    def handle(request, error):
+        seen = variable.get()
+        variable.set("dirty")
+        return seen
+
+    @app.get("/raise")
+    def raises():
+        raise KeyError
+
+    @app.get("/raise-later")
+    async def raises_later():
+        await asyncio.sleep(0)
+        raise KeyError
+
+    @app.post("/raise-alone")
+    async def raises_alone():
+        await app.state.gate
+        raise KeyError
+
+    @app.get("/sync")
+    def sync():
+        return variable.get()
+
+    @app.get("/async")
+    async def coroutine():
+        await asyncio.sleep(0)
+        return variable.get()
+
+    with contextlib.closing(Bench(app, loop, "fake")) as bench:
+        gone = bench.connect()
+        gone.send(request("/raise-alone", method="POST"))
+        gone.drop()
+        app.state.gate.set_result(None)
+        bench.turn()
+        link = bench.connect()
+        for path in ("/raise", "/raise-later", "/raise-later"):
+            link.send(request(path) + request("/sync") + request("/async"))
+            link.send(request("/async"))
+        assert [reply.body for reply in link.replies()] == [b"clean"] * 12
+
+
 def test_the_date_is_refreshed_by_the_tick(loop):
     """Date follows the wall clock at every tick (RFC 9110 section 6.6.1)."""
     wall = [784111777.0]

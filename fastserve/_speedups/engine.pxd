@@ -78,6 +78,8 @@ cdef class Engine(ProtocolFactory):
     # Its request waits for another one's end; False: there is no room.
     cdef bint enqueue(self, ServedConnection connection) except -1
     cdef int admit(self) except -1
+    # What the application answers to an exception; what it sets in the context is gone.
+    cdef object ask(self, Request request, object error)
     # An exception that nobody can be answered for; and its traceback, for the log alone.
     cdef int report(self, Request request, object error) except -1
     cdef int log(self, Request request, object error) except -1

@@ -333,11 +333,23 @@ cdef class Engine(ProtocolFactory):
             connection.scheduled = False
             connection.proceed()
 
+    cdef object ask(self, Request request, object error):
+        cdef bint alone = not self.runner.entered
+        if alone:
+            self.runner.enter()     # a task has ended: this is the context that all others copy
+        try:
+            self.runner.leave_task()
+            return self.on_error(request, error)
+        finally:
+            self.runner.after_sync()
+            if alone:
+                self.runner.leave()
+
     cdef int report(self, Request request, object error) except -1:
         if self.on_error is None:
             return self.log(request, error)
         try:
-            value = self.on_error(request, error)
+            value = self.ask(request, error)
             if hasattr(value, "close"):
                 value.close()       # a coroutine that nobody will await
         except Exception as second:

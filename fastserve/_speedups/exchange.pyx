@@ -204,9 +204,8 @@ cdef class AnsweringConnection(ServedConnection):
             request = self.make_request(call, None, False)
         if not call.failing and engine.on_error is not None:
             call.failing = True
-            engine.runner.leave_task()
             try:
-                value = engine.on_error(request, error)
+                value = engine.ask(request, error)
             except BaseException as second:
                 return self.fail(second, exchange, request, call)
             if FS_AWAITABLE(value):
