@@ -825,6 +825,19 @@ def test_half_close_is_gone_for_a_get(bench):
     assert link.received == b""
 
 
+@pytest.mark.parametrize("second", ["/", "/gate/b", "/gate/b/staying"])
+def test_nothing_is_answered_behind_a_request_that_is_not(bench, second):
+    """A client that reads on would take it for the answer to the one before."""
+    link = bench.connect()
+    link.send(request("/gate/a") + request(second))
+    link.send_eof()
+    bench.wait_for(lambda: link.closed)
+
+    assert bench.app.state.log[0] == "a cancelled"
+    assert link.received == b""
+    assert bench.engine.requests_in_flight == 0
+
+
 def test_half_close_in_a_head_just_closes(link):
     """Half a request and no more is nothing to answer."""
     link.send(b"GET / HT")

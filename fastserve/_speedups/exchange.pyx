@@ -105,6 +105,7 @@ cdef class Exchange(Outgoing):
         if not self.done and connection.stage != STAGE_LOST:
             self.done = True
             self.rendered = b""
+            self.ends = True    # the next answer would be taken for it (RFC 9112 section 9.3.2)
             connection.closing = True
             connection.pop_answered()
         return 0
