@@ -50,6 +50,10 @@ def make_app() -> App:
         yield "begun"
         yield await gate("stream")
 
+    @app.get("/late-stream", handler_timeout_s=1)
+    async def late_stream():
+        yield await gate("late-stream")
+
     @app.post("/body")
     async def body(request: Request):
         return str(len(await request.body()))
@@ -486,6 +490,21 @@ def test_a_handler_that_ignores_its_end_is_answered_by_itself(bench, link):
     wait(bench, 2)
 
     assert link.reply().body == b"its own answer"
+
+
+def test_a_stream_that_does_not_begin_is_ended(bench, link):
+    """A generator's time is up to its first piece, and from its turn on."""
+    link.send(request("/endless/a") + request("/late-stream"))
+    wait(bench, 3)
+    open_gate(bench, "a")
+    bench.wait_for(lambda: "late-stream begun" in bench.app.state.log)
+    wait(bench, 0.5)
+    assert statuses(link) == [200]
+
+    wait(bench, 1)
+    assert statuses(link) == [200, 504]
+    assert not link.closed
+    assert bench.engine.requests_in_flight == 0
 
 
 def test_a_body_that_has_begun_is_not_ended_by_the_handlers_timeout(bench, link):

@@ -54,6 +54,11 @@ def make_app() -> App:
         await asyncio.sleep(0)
         yield b"two"
 
+    @app.get("/rows")
+    def rows():
+        for _ in range(1000):
+            yield b"x" * 1000
+
     @app.get("/nothing")
     def nothing():
         return
@@ -76,6 +81,17 @@ def make_app() -> App:
     @app.get("/explicit/{name}")
     async def explicit(name: str):
         return StreamingResponse(gated(name), 201, {"x-kind": "slow"}, content_type="text/x-slow")
+
+    @app.get("/late/{name}")
+    async def late(name: str):
+        async def pieces():
+            try:
+                yield await gate(name)
+            finally:
+                app.state.log.append(f"{name} ended")
+
+        await asyncio.sleep(0)
+        return pieces()
 
     @app.get("/known")
     def known():
@@ -412,6 +428,34 @@ def test_a_client_that_leaves_ends_the_stream(bench, link, method):
     assert bench.app.state.log == ["a ended"]
     assert bench.engine.requests_in_flight == 0
     assert bench.engine.connections == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "received"), [("/gated/a", b"<a"), ("/explicit/a", b"<a"), ("/late/a", b"")])
+def test_a_client_that_says_its_end_ends_the_stream(bench, link, caplog, path, received):
+    """A FIN, as of any client that closes: a quiet stream need not write to notice."""
+    link.send(request(path))
+    assert link.received.count(received)
+    link.send_eof()
+    bench.wait_for(lambda: link.closed)
+
+    assert bench.app.state.log == ["a ended"]
+    assert bench.engine.requests_in_flight == 0
+    assert b"500" not in link.received
+    assert not caplog.records
+
+
+def test_half_close_gets_the_whole_of_what_is_at_hand(bench, link):
+    """A client that has said all it will still downloads what its handler need not wait for."""
+    if bench.kind == "fake":
+        bench.loop.call_soon(link.protocol.data_received, request("/rows"))
+        link.send_eof()
+    else:
+        link.socket.sendall(request("/rows"))
+        link.send_eof()
+    bench.wait_for(lambda: link.closed)
+
+    assert b"".join(chunks(head_and_body(link.received)[2])[0]) == b"x" * 1_000_000
 
 
 def test_a_slow_reader_stops_the_generator(bench):

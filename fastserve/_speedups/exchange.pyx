@@ -289,6 +289,10 @@ cdef class AnsweringConnection(ServedConnection):
             if request is None:
                 request = self.make_request(call, None, False)
             exchange = self.begin_exchange(request, call)
+            # Who half-closes still downloads what is at hand; a stream may be quiet for ever.
+            exchange.cancellable = (
+                isinstance(response, StreamingResponse) and is_cancellable(request)
+                and hasattr((<StreamingResponse>response).source, "__aiter__"))
         exchange.response = response
         if exchange is self.first:
             return self.start_body(exchange)
@@ -318,8 +322,13 @@ cdef class AnsweringConnection(ServedConnection):
         if outcome != SUSPENDED:
             return self.body_ended(exchange, result if outcome == RAISED else None)
         exchange.task = result
+        if exchange.due == 0 and not exchange.opened:
+            self.limit_handler(exchange)
         engine.requests_in_flight += 1
-        return engine.runner.adopt(result, exchange)
+        engine.runner.adopt(result, exchange)
+        if self.ended and exchange.cancellable:
+            exchange.leave()
+        return 0
 
     def start_next_body(self):
         """The turn of a body has come that waited behind another answer."""
@@ -382,6 +391,8 @@ cdef class AnsweringConnection(ServedConnection):
                 self.closing = True     # its head was sent before anybody knew
             return self.pop_answered()
         if not exchange.opened:
+            if exchange.deserted:
+                return exchange.abandon(error)
             return self.fail(error, exchange, exchange.request, &exchange.call)
         # The head is gone and the body cannot follow: only the end of the connection tells.
         self.leave_all()
