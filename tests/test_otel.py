@@ -578,3 +578,30 @@ def test_a_body_that_never_began_has_ended(bench, seen):
     made.turn()
     link.drop()
     made.wait_for(lambda: len(seen.spans()) == 2 and none_under_way(seen))
+
+
+@pytest.mark.parametrize("made_of", ["pieces", "a file"])
+def test_a_body_for_a_client_that_has_left_has_ended(bench, seen, tmp_path, made_of):
+    """The handler ran to its end, and nobody was there to send its body to."""
+    path = tmp_path / "large"
+    path.write_bytes(bytes(1 << 20))
+    app = App()
+
+    @app.post("/")
+    async def body():
+        app.state.gate = asyncio.get_running_loop().create_future()
+        await app.state.gate
+        return FileResponse(str(path)) if made_of == "a file" else StreamingResponse(["a", "b"])
+
+    instrument(app, seen.tracers, seen.meters)
+    made = bench(app)
+    link = made.connect()
+    link.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
+    made.wait_for(lambda: made.engine.requests_in_flight == 1)
+    link.drop()
+    made.wait_for(lambda: made.engine.connections == 0)
+    made.loop.call_soon(app.state.gate.set_result, None)
+    made.wait_for(lambda: len(seen.spans()) == 1 and none_under_way(seen))
+
+    assert str(path) not in {os.path.realpath(f"/proc/self/fd/{fd}")
+                             for fd in os.listdir("/proc/self/fd")}

@@ -70,6 +70,9 @@ cdef class Exchange(Outgoing):
         elif self.done or connection.stage == STAGE_LOST or (
                 connection.ended and self.cancellable):
             self.abandon(ended if outcome == RAISED else None)
+            if outcome == RETURNED and isinstance(ended, (StreamingResponse, PartsResponse)):
+                self.response = ended
+                self.let_go()
         elif outcome == RAISED:
             connection.fail(ended, self, self.request, &self.call)
         else:
