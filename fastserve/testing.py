@@ -8,9 +8,10 @@ an event loop of the client's own. Entering runs the lifespan and leaving ends i
 task, so that task groups may live in it. It is for synchronous tests: inside a running
 loop use a real server. Redirects are not followed and cookies are not kept.
 
-An exception that nobody handles is raised in the test, as Starlette's client does: the
-traceback is what a failing test is for. With raise_server_exceptions=False the test sees
-the 500 that the world would see.
+An exception that nobody handles is raised in the test, as Starlette's client does, and so is
+one in the middle of a body, which nobody can: the traceback is what a failing test is for.
+With raise_server_exceptions=False the test sees the 500 that the world would see, and a body
+that breaks off is a ConnectionError.
 """
 
 from __future__ import annotations
@@ -122,7 +123,7 @@ class TestClient:
         self._lifespan = self._loop.create_task(self._live(ready))
         try:
             self._engine = self.app.build_engine(
-                self._loop, on_error=self._on_error, **self._settings)
+                self._loop, on_error=self._on_error, on_report=self._on_report, **self._settings)
             self._engine.tick()
             self._wait(asyncio.wait(
                 (self._lifespan, ready), return_when=asyncio.FIRST_COMPLETED))
@@ -249,6 +250,9 @@ class TestClient:
             self._unexpected.append(error)
         return self.app.handle_error(request, error)
 
+    def _on_report(self, request: Any, error: BaseException) -> None:
+        self._unexpected.append(error)
+
 
 class FakeTransport(asyncio.Transport):
     """A transport whose other end is a parser of responses.
@@ -347,6 +351,7 @@ class _ResponseReader:
 
     def __init__(self, head_only: bool) -> None:
         self.complete = False
+        self._cut = False
         self._head_only = head_only
         self._begin()
 
@@ -364,7 +369,9 @@ class _ResponseReader:
 
     def end(self) -> None:
         """The peer has closed: a body without a length ends here."""
-        if self._status and not self._interim:
+        if self._status and not self._interim and not self.complete:
+            names = {name.lower() for name, _ in self._pairs}
+            self._cut = not names.isdisjoint(("content-length", "transfer-encoding"))
             self.complete = True
 
     def on_status(self, reason: bytes) -> None:
@@ -394,6 +401,8 @@ class _ResponseReader:
     def response(self, closed: bool) -> TestResponse:
         if not self._status:
             raise ConnectionError("the server closed the connection without a response")
+        if self._cut:
+            raise ConnectionError("the server closed the connection inside the body")
         body = b"" if self._head_only else b"".join(self._body)
         return TestResponse(
             self._status, self._reason.decode("latin-1"), Headers(self._pairs), body, closed)

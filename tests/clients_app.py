@@ -9,7 +9,7 @@ import hashlib
 import random
 from collections.abc import AsyncIterator, Iterator
 
-from fastserve import App, HTTPError, Request, Response, StreamingResponse
+from fastserve import App, ClientDisconnect, HTTPError, Request, Response, StreamingResponse
 
 MIB = 1 << 20
 TAG = '"a-tag"'
@@ -189,7 +189,7 @@ def trailed(size: int):
 async def cut():
     """A body that ends in an exception; its traceback stays out of the log."""
     yield b"a beginning"
-    raise HTTPError(500, "not to be seen")
+    raise ClientDisconnect("not to be seen")
 
 
 @app.get("/hinted")

@@ -5,7 +5,14 @@ import logging
 
 import pytest
 
-from fastserve import App, ClientDisconnect, FastserveError, HTTPError, Request
+from fastserve import (
+    App,
+    ClientDisconnect,
+    FastserveError,
+    HTTPError,
+    Request,
+    StreamingResponse,
+)
 from fastserve.errors import reason_phrase
 from fastserve.testing import TestClient
 
@@ -158,6 +165,31 @@ def test_an_exception_handler_may_raise_an_http_error(app, caplog):
     reply = ask(app)
     assert (reply.status, reply.text) == (422, "bad")
     assert not caplog.records
+
+
+@pytest.mark.parametrize("handled", [None, Exception, KeyError, HTTPError])
+def test_a_mistake_in_the_middle_of_a_body_is_in_the_log(app, caplog, handled):
+    """Whoever would answer it: there is no answer any more, and nobody is asked for one."""
+    asked = []
+    if handled is not None:
+        app.exception_handler(handled)(lambda request, error: asked.append(error))
+
+    def pieces(error):
+        yield "begun"
+        raise error
+
+    app.get("/bug")(lambda: pieces(KeyError("secret")))
+    app.get("/meant")(lambda: pieces(HTTPError(404)))
+    app.get("/short")(lambda: StreamingResponse(["begun"], length=9))
+
+    for path, kind in (("/bug", KeyError), ("/meant", HTTPError), ("/short", ValueError)):
+        caplog.clear()
+        with pytest.raises(ConnectionError, match="inside the body"):
+            ask(app, path)
+        (record,) = caplog.records
+        assert (record.name, record.exc_info[0]) == ("fastserve.error", kind)
+        assert path in record.getMessage()
+    assert not asked
 
 
 def test_what_cannot_be_registered_is_refused(app):

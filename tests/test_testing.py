@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from fastserve import App, Request, Response
+from fastserve import App, Request, Response, StreamingResponse
 from fastserve.testing import TestClient
 
 
@@ -110,6 +110,28 @@ def test_http_errors_and_handled_exceptions_are_not_raised(app):
     with TestClient(app) as client:
         assert client.get("/boom").text == "handled"
         assert client.get("/nowhere").status == 404
+
+
+@pytest.mark.parametrize("length", [None, 9])
+def test_a_part_is_not_taken_for_the_whole(app, length):
+    """A body that broke off is no response; what broke it is raised, if that is wanted."""
+    app.exception_handler(LookupError)(lambda request, error: "handled")
+
+    @app.get("/broken")
+    def broken():
+        def pieces():
+            yield "begun"
+            raise LookupError("no more")
+
+        return StreamingResponse(pieces(), length=length)
+
+    with TestClient(app) as client, pytest.raises(LookupError, match="no more"):
+        client.get("/broken")
+    with (
+        TestClient(app, raise_server_exceptions=False) as client,
+        pytest.raises(ConnectionError, match="inside the body"),
+    ):
+        client.get("/broken")
 
 
 def test_it_must_be_entered_and_outside_of_a_loop(app):

@@ -44,7 +44,7 @@ cdef class Engine(ProtocolFactory):
     cdef Parser parser
     cdef Poller poller
     cdef Buffer out                 # the answers of the connection at work
-    cdef object on_error
+    cdef object on_error, on_report
     cdef object clock, wall_clock
     cdef Deadlines deadlines        # on their wheel: every open connection
     cdef dict queue                 # connections whose request waits -> until when, oldest first
@@ -80,7 +80,7 @@ cdef class Engine(ProtocolFactory):
     cdef int admit(self) except -1
     # What the application answers to an exception; what it sets in the context is gone.
     cdef object ask(self, Request request, object error)
-    # An exception that nobody can be answered for; and its traceback, for the log alone.
+    # An exception that nobody can be answered for; and the traceback of any, for the log.
     cdef int report(self, Request request, object error) except -1
     cdef int log(self, Request request, object error) except -1
     # There was work, and where it is wanted the loop waits for more of it without sleeping.

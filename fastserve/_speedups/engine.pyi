@@ -13,6 +13,8 @@ class Engine:
     router:            the compiled routes
     on_error:          (request, exception) -> what to answer, or an awaitable of it; called when
                        a handler raises. Whatever it raises itself is a plain 500.
+    on_report:         (request, exception): told of one that nobody can be answered for, since
+                       its body has begun or the client left; it is in the log already
     app:               what request.app gives
     http:              "native" or "httptools"
     tasks:             "direct" or "asyncio"
@@ -39,6 +41,7 @@ class Engine:
         *,
         app: Any = ...,
         on_error: Callable[[Request | None, BaseException], Any] | None = ...,
+        on_report: Callable[[Request | None, BaseException], None] | None = ...,
         http: str = ...,
         tasks: str = ...,
         server_header: str | None = ...,

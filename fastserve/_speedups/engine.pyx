@@ -54,8 +54,8 @@ cdef class ServedConnection(TimedConnection):
 cdef class Engine(ProtocolFactory):
     """All that the connections of one worker share: routes, limits, buffers, the clock."""
 
-    def __init__(self, loop, Router router, *, app=None, on_error=None, str http="native",
-                 str tasks="direct", server_header="fastserve",
+    def __init__(self, loop, Router router, *, app=None, on_error=None, on_report=None,
+                 str http="native", str tasks="direct", server_header="fastserve",
                  max_head_bytes=32 * 1024, max_field_bytes=8 * 1024, max_headers=100,
                  max_target_bytes=8 * 1024, max_body_bytes=1024 * 1024,
                  max_chunk_extension_bytes=4 * 1024, max_trailer_bytes=8 * 1024, max_trailers=32,
@@ -85,6 +85,7 @@ cdef class Engine(ProtocolFactory):
         self.router = router
         self.app = app
         self.on_error = on_error
+        self.on_report = on_report
         self.runner = Runner(loop, tasks)
         self.serializer = Serializer(server_header)
         self.poller = Poller(loop, use_epoll=use_epoll)
@@ -346,14 +347,10 @@ cdef class Engine(ProtocolFactory):
                 self.runner.leave()
 
     cdef int report(self, Request request, object error) except -1:
-        if self.on_error is None:
-            return self.log(request, error)
-        try:
-            value = self.ask(request, error)
-            if hasattr(value, "close"):
-                value.close()       # a coroutine that nobody will await
-        except Exception as second:
-            self.log(request, second)
+        # Who would answer it is not asked: the answer could not be sent.
+        self.log(request, error)
+        if self.on_report is not None:
+            self.on_report(request, error)
         return 0
 
     cdef int log(self, Request request, object error) except -1:
