@@ -79,7 +79,9 @@ class ZlibFrame:
             out = self._zlib.decompress(data or self._zlib.unconsumed_tail, OUTPUT_BYTES)
         except self._error as error:
             raise ValueError(str(error)) from None
-        self.hungry = not self._zlib.unconsumed_tail and len(out) < OUTPUT_BYTES
+        # At its end zlib may leave in the tail what stands in unused_data, too.
+        self.hungry = self._zlib.eof or (
+            not self._zlib.unconsumed_tail and len(out) < OUTPUT_BYTES)
         return out
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import random
 import subprocess
 import sys
 import zlib
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 from support import Bench, request, running_loop
 
-from fastserve import App, Request, RouteError
+from fastserve import App, HTTPError, Request, RouteError
 from fastserve import decompress as room
 
 brotli = pytest.importorskip("brotli", reason="the extra `compress` is not installed")
@@ -231,6 +232,85 @@ def test_several_members_are_one_body(loop, coding):
 
     for pieces in (None, 1, 7):
         assert ask(loop, post("/body", body, coding), pieces).body == expected
+
+
+def decode(coding, pieces):
+    """What a Decoder makes of these pieces, in a bounded number of steps."""
+    decoder = room.Decoder(coding, 10_000)
+    out = []
+    for piece in pieces:
+        decoder.feed(piece)
+        while more := decoder.read():
+            out.append(more)
+            assert len(out) < 10_000
+    decoder.finish()
+    return b"".join(out)
+
+
+def bounded(coding):
+    """A begin() of frames that fail when they are asked more often than any body needs."""
+    begin = room.codings()[coding]
+
+    def begin_bounded():
+        frame = begin()
+        inner, left = frame.decode, [10_000]
+
+        def step(data):
+            left[0] -= 1
+            assert left[0], "the decoder spins"
+            return inner(data)
+
+        frame.decode = step
+        return frame
+
+    return begin_bounded
+
+
+@pytest.fixture
+def no_spinning(monkeypatch):
+    """A decoder that makes no progress fails instead of running for ever."""
+    frames = {coding: bounded(coding) for coding in room.codings()}
+    monkeypatch.setattr(room, "codings", lambda: frames)
+
+
+@pytest.mark.parametrize("coding", ["gzip", "zstd"])
+def test_a_member_behind_a_large_one_is_decoded(no_spinning, coding):
+    """Also when the large one's last piece was cut at the limit of the output."""
+    body = COMPRESS[coding](b"x" * 200_000) + COMPRESS[coding](b"y")
+
+    assert decode(coding, [body]) == b"x" * 200_000 + b"y"
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "zstd"])
+def test_junk_behind_a_large_body_is_400(no_spinning, coding):
+    """Also when the body's last piece was cut at the limit of the output."""
+    for junk in (b"\0", b"junk" * 10, b"j" * 40_000):
+        with pytest.raises(HTTPError) as caught:
+            decode(coding, [COMPRESS[coding](b"x" * 200_000) + junk])
+        assert caught.value.status == 400, junk[:10]
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "zstd"])
+@pytest.mark.parametrize("seed", range(25))
+def test_decoding_ends_whatever_the_sizes_and_cuts(no_spinning, coding, seed):
+    """Members of sizes around the limits, cut anywhere, with junk behind or not."""
+    draw = random.Random(seed)
+    edges = (0, 1, 100, room.INPUT_BYTES, room.OUTPUT_BYTES, 2 * room.OUTPUT_BYTES, 200_000)
+    count = draw.randrange(1, 5) if coding in room.CONCATENATED else 1
+    texts = []
+    for _ in range(count):
+        size = max(0, draw.choice(edges) + draw.randrange(-2, 3))
+        texts.append(draw.choice((b"x" * size, draw.randbytes(size))))
+    junk = draw.choice((b"", b"", b"\0", b"junk" * 20))
+    body = b"".join(COMPRESS[coding](text) for text in texts) + junk
+    cuts = sorted(draw.randrange(len(body) + 1) for _ in range(draw.randrange(4)))
+    pieces = [body[a:b] for a, b in zip([0, *cuts], [*cuts, len(body)], strict=True)]
+
+    if junk:
+        with pytest.raises(HTTPError):
+            decode(coding, pieces)
+    else:
+        assert decode(coding, pieces) == b"".join(texts)
 
 
 @pytest.mark.parametrize("coding", ["gzip", "zstd"])
