@@ -357,7 +357,7 @@ def _callable(target: Target, pool: BlockingPool) -> tuple[Callable[..., Any], b
             raise target.error("is async and marked @blocking. Remove @blocking, or make it a def")
         if _is_a(inspect.isgeneratorfunction, endpoint):
             return functools.partial(pool.generate, endpoint), False
-        return functools.partial(pool.run, endpoint), True
+        return functools.partial(pool.answer, endpoint), True
     return endpoint, runs_async
 
 

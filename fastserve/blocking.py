@@ -4,8 +4,8 @@ The mark is an attribute of the function; `binding` turns a marked handler into 
 plan that awaits `BlockingPool.run`. The pool is made at the first such request, so a
 process that forks before it has none. At most `threads` handlers run at once; the others
 wait in order. A handler runs in a copy of its request's context, so what it reads from
-context variables is right and what it sets stays inside it. A cancelled request does not
-stop its thread: nothing can.
+context variables is right and what it sets stays inside it; the steps of a generator share
+one copy. A cancelled request does not stop its thread: nothing can.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ import contextvars
 import functools
 import inspect
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from fastserve._speedups.responses import StreamingResponse
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
@@ -97,32 +99,97 @@ class BlockingPool:
         future.add_done_callback(self._unfinished.discard)
         return await asyncio.wrap_future(future)
 
-    async def generate(
-        self, handler: Callable[..., Any], *args: Any, **kwargs: Any
-    ) -> AsyncIterator[Any]:
+    async def answer(self, handler: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """run(); and what the handler returned to be sent in pieces is made on threads, too."""
+        value = await self.run(handler, *args, **kwargs)
+        if type(value) is tuple and value:
+            return (self._on_threads(value[0]), *value[1:])
+        return self._on_threads(value)
+
+    def generate(self, handler: Callable[..., Any], *args: Any, **kwargs: Any) -> Steps:
         """What the handler's generator yields, each step taken on a thread."""
-        pieces = handler(*args, **kwargs)
-        one_at_a_time = threading.Lock()    # a cancelled step runs on; closing waits for it
+        return Steps(self, handler(*args, **kwargs))
 
-        def step() -> Any:
-            with one_at_a_time:
-                return next(pieces, _END)
-
-        def end() -> None:
-            with one_at_a_time:
-                pieces.close()
-
-        try:
-            while (piece := await self.run(step)) is not _END:
-                yield piece
-        finally:
-            await self.run(end)
+    def _on_threads(self, value: Any) -> Any:
+        if isinstance(value, StreamingResponse):
+            source = value.source
+            if not hasattr(source, "__aiter__"):
+                wrap = Steps if hasattr(type(source), "__next__") else Stepped
+                value.source = wrap(self, source)
+        elif hasattr(type(value), "__next__") and not hasattr(value, "__aiter__"):
+            return Steps(self, value)
+        return value
 
     def close(self) -> None:
         """Forget what has not begun; what runs, runs on."""
         if self._executor is not None:
             self._executor.shutdown(wait=False, cancel_futures=True)
             self._executor = None
+
+
+class Steps:
+    """An iterator whose steps, and whose end, are taken on threads, in one context."""
+
+    def __init__(self, pool: BlockingPool, source: Iterable[Any]) -> None:
+        self._pool = pool
+        self._source = source
+        self._pieces: Any = None
+        self._context: contextvars.Context | None = None
+        self._one_at_a_time = threading.Lock()  # a cancelled step runs on; closing waits for it
+
+    def __aiter__(self) -> Steps:
+        return self
+
+    async def __anext__(self) -> Any:
+        if self._context is None:
+            self._context = contextvars.copy_context()
+        piece = await self._pool.run(self._within, self._context, self._step)
+        if piece is _END:
+            raise StopAsyncIteration
+        return piece
+
+    async def aclose(self) -> None:
+        """Close what was begun."""
+        if self._context is not None:
+            await self._pool.run(self._within, self._context, self._end)
+
+    def close(self) -> None:
+        """Close what was never begun."""
+        if self._context is None:
+            _close(self._source)
+
+    def _within(self, context: contextvars.Context, step: Callable[[], Any]) -> Any:
+        with self._one_at_a_time:   # a context can be entered once
+            return context.run(step)
+
+    def _step(self) -> Any:
+        if self._pieces is None:
+            self._pieces = iter(self._source)
+        return next(self._pieces, _END)
+
+    def _end(self) -> None:
+        _close(self._source if self._pieces is None else self._pieces)
+
+
+class Stepped:
+    """What can be iterated again, as a response that is returned again."""
+
+    def __init__(self, pool: BlockingPool, source: Iterable[Any]) -> None:
+        self._pool = pool
+        self._source = source
+
+    def __aiter__(self) -> Steps:
+        return Steps(self._pool, self._source)
+
+    def close(self) -> None:
+        """What is behind it, when the server is done with it."""
+        _close(self._source)
+
+
+def _close(thing: Any) -> None:
+    close = getattr(thing, "close", None)
+    if close is not None:
+        close()
 
 
 def _call(handler: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
