@@ -6,9 +6,9 @@ cannot be changed. Without middleware a plan calls the handler itself, with noth
 
 How an exception is answered, in this order:
 
-1. a handler registered for its type (the nearest in its MRO), or for the status of an HTTPError;
-2. an HTTPError by its status, with its detail as plain text;
-3. a client that left: nobody is answered and nothing is logged;
+1. a client that left: no handler is asked, and nothing is logged above debug;
+2. a handler registered for its type (the nearest in its MRO), or for the status of an HTTPError;
+3. an HTTPError by its status, with its detail as plain text;
 4. anything else: the traceback goes to the log "fastserve.error", a plain 500 to the client
    (its body made by the handler registered for 500, if there is one; with the traceback in
    it if debug=True).
@@ -476,6 +476,8 @@ class App:
 
     def _answer_inside(self, request: Request, error: Exception) -> Any:
         """The innermost answer: of what is meant as one. Anything else travels on."""
+        if isinstance(error, ClientDisconnect):
+            raise error
         handler = self.handler_for(error)
         if handler is not None:
             return handler(request, error)

@@ -1,8 +1,12 @@
 """middleware.py: order, what call_next gives, what travels through, and what it costs: nothing."""
 
-import pytest
+import asyncio
+import contextlib
 
-from fastserve import App, HTTPError, Request, Response
+import pytest
+from support import Bench, running_loop
+
+from fastserve import App, ClientDisconnect, HTTPError, Request, Response
 from fastserve.testing import TestClient
 
 
@@ -97,6 +101,31 @@ def test_an_unexpected_exception_travels_through_and_may_be_caught(app):
         assert client.get("/zero").text == "caught"
         assert client.get("/key").status == 500
     assert seen == ["division by zero"]
+
+
+@pytest.mark.parametrize("layers", [0, 1, 2])
+def test_a_client_that_leaves_is_no_exception_to_handle(app, layers):
+    """Middleware or not: no handler is asked, and who half-closed inside a body reads a 400."""
+    asked = []
+    for name in range(layers):
+        mark(app, name, [])
+    for kind in (Exception, ClientDisconnect):
+        app.exception_handler(kind)(lambda request, error: asked.append(error))
+
+    @app.post("/")
+    async def read(request: Request):
+        return await request.body()
+
+    with (
+        running_loop(asyncio.new_event_loop) as loop,
+        contextlib.closing(Bench(app, loop, "fake")) as bench,
+    ):
+        link = bench.connect()
+        link.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nabc")
+        link.send_eof()
+        bench.wait_for(lambda: link.received)
+        assert link.reply().status == 400
+    assert asked == []
 
 
 def test_middleware_may_answer_itself_or_raise(app):
