@@ -78,6 +78,8 @@ class App:
         self.state = State()
         self.blocking_pool = BlockingPool()
         self.forms = Forms(FormLimits(), self._on_thread)
+        # Told of what an exception handler raised: the server only logs it.
+        self.on_handler_failed: Callable[[Exception], None] | None = None
         self._max_decompression_ratio = 100.0
         self._router = Router()
         self._claims = Claims()
@@ -488,15 +490,22 @@ class App:
     def _handled(self, handler: ExceptionHandler, request: Any, error: BaseException) -> Any:
         try:
             value = handler(request, error)
+            if inspect.isawaitable(value):
+                return self._await_handled(value, request)
+            return as_response(value)
         except Exception as second:
-            return self._unexpected(request, second)
-        return self._await_handled(value, request) if inspect.isawaitable(value) else value
+            return self._handler_failed(request, second)
 
     async def _await_handled(self, value: Awaitable[Any], request: Any) -> Any:
         try:
             return as_response(await value)
         except Exception as second:
-            return self._unexpected(request, second)
+            return self._handler_failed(request, second)
+
+    def _handler_failed(self, request: Any, error: Exception) -> Any:
+        if self.on_handler_failed is not None and not isinstance(error, HTTPError):
+            self.on_handler_failed(error)
+        return self._unexpected(request, error)
 
     def _unexpected(self, request: Request | None, error: BaseException) -> Any:
         if isinstance(error, HTTPError):    # raised on purpose by an exception handler

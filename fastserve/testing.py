@@ -121,6 +121,7 @@ class TestClient:
         self._stop = asyncio.Event()
         ready = self._loop.create_future()
         self._lifespan = self._loop.create_task(self._live(ready))
+        self.app.on_handler_failed = self._unexpected.append
         try:
             self._engine = self.app.build_engine(
                 self._loop, on_error=self._on_error, on_report=self._on_report, **self._settings)
@@ -153,6 +154,7 @@ class TestClient:
 
     def _close(self) -> None:
         loop, self._loop = self._entered(), None
+        self.app.on_handler_failed = None
         left = asyncio.all_tasks(loop)
         for task in left:
             task.cancel()

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from fastserve import App, Request, Response, StreamingResponse
+from fastserve import App, HTTPError, Request, Response, StreamingResponse
 from fastserve.testing import TestClient
 
 
@@ -132,6 +132,48 @@ def test_a_part_is_not_taken_for_the_whole(app, length):
         pytest.raises(ConnectionError, match="inside the body"),
     ):
         client.get("/broken")
+
+
+@pytest.mark.parametrize("layers", [0, 1])
+@pytest.mark.parametrize("how", ["raises", "raises later", "gives what is no answer"])
+def test_a_failing_exception_handler_is_raised_in_the_test(app, layers, how):
+    """With middleware or without: what it raised itself, and not a 500 without a word."""
+    for _ in range(layers):
+        @app.middleware
+        async def layer(request, call_next):
+            return await call_next(request)
+
+    def handle(request, error):
+        raise NameError("a mistake")
+
+    async def handle_later(request, error):
+        raise NameError("a mistake")
+
+    def give(request, error):
+        return "body", "status"
+
+    handler, raised = {
+        "raises": (handle, NameError), "raises later": (handle_later, NameError),
+        "gives what is no answer": (give, TypeError)}[how]
+    app.exception_handler(ValueError)(handler)
+
+    with TestClient(app) as client:
+        with pytest.raises(raised):
+            client.get("/boom")
+        assert client.get("/echo").status == 200
+    with TestClient(app, raise_server_exceptions=False) as client:
+        assert client.get("/boom").status == 500
+
+
+def test_an_exception_handler_may_raise_an_http_error(app):
+    """On purpose: it is the answer."""
+    def handle(request, error):
+        raise HTTPError(409)
+
+    app.exception_handler(ValueError)(handle)
+
+    with TestClient(app) as client:
+        assert client.get("/boom").status == 409
 
 
 def test_it_must_be_entered_and_outside_of_a_loop(app):
