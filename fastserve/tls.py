@@ -11,11 +11,13 @@ that names the setting and the file.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
 import ssl
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 from fastserve.config import Config
@@ -154,6 +156,36 @@ def _chooser(by_host: dict[str, ssl.SSLContext]) -> Callable[[Any, str | None, A
             connection.context = found
 
     return choose
+
+
+@contextlib.contextmanager
+def bad_names_unreported() -> Iterator[None]:
+    """While inside, no report on stderr of a host name in a handshake that is no ASCII.
+
+    CPython decodes the name before it calls a sni_callback, ends the handshake where it cannot,
+    and reports that as an exception that nobody can catch: a traceback for each such hello of a
+    stranger. What is left is the complaint of Entrance about the handshake, which is rationed.
+    """
+    before = sys.unraisablehook
+
+    def hook(report: sys.UnraisableHookArgs) -> None:
+        if not _is_of_a_name(report):
+            before(report)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        if sys.unraisablehook is hook:      # else somebody came after us, who may call it still
+            sys.unraisablehook = before
+
+
+def _is_of_a_name(report: sys.UnraisableHookArgs) -> bool:
+    error = report.exc_value
+    if not isinstance(error, UnicodeDecodeError) or error.encoding != "ascii":
+        return False
+    # The name itself stands where a report names a function; newer versions say it in words.
+    return isinstance(report.object, bytes) or "servername" in (report.err_msg or "")
 
 
 def _readable(setting: str, path: str) -> None:

@@ -43,7 +43,7 @@ from fastserve.shm import SharedBoard, read_board
 from fastserve.supervisor import supervise
 from fastserve.systemd import Notifier
 from fastserve.target import user_traceback
-from fastserve.tls import Certificates
+from fastserve.tls import Certificates, bad_names_unreported
 
 if TYPE_CHECKING:
     from fastserve._speedups.engine import Engine
@@ -222,6 +222,8 @@ class Worker:
     async def _serve(self, loop: asyncio.AbstractEventLoop) -> int:
         engine = self._engine(loop)
         entrance = Entrance(loop, engine, self.config, self.certificates)
+        if self.config.ssl_sni:
+            self.closing.enter_context(bad_names_unreported())
         if self.link is not None:
             loop.add_reader(self.link.orders.fileno(), self._obey, self.link, engine, entrance)
         try:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 import trustme
@@ -22,7 +23,7 @@ from worker_thread import serve_in_thread, wait_for
 from fastserve import App
 from fastserve.config import Config
 from fastserve.errors import ConfigError
-from fastserve.tls import Certificates
+from fastserve.tls import Certificates, bad_names_unreported
 
 
 class Files:
@@ -432,6 +433,64 @@ def test_what_is_no_handshake_is_closed_without_noise(files, loop_name, caplog):
     assert loud == []
     assert "Traceback" not in caplog.text
     assert 1 <= caplog.text.count("did not open") <= 2 * len(STRANGERS)
+
+
+def hello_for(name):
+    """A ClientHello that asks for a host by these bytes."""
+    usual = "x" * len(name)
+    client, sent = ssl.create_default_context(), ssl.MemoryBIO()
+    with contextlib.suppress(ssl.SSLWantReadError):
+        client.wrap_bio(ssl.MemoryBIO(), sent, server_hostname=usual).do_handshake()
+    hello = sent.read()
+    assert hello.count(usual.encode()) == 1
+    return hello.replace(usual.encode(), name)
+
+
+def test_host_names_that_are_no_ascii_are_refused_without_noise(files, loop_name, tmp_path):
+    """A handshake that fails as any other: nothing on stderr but what is logged, at any rate."""
+    hello = hello_for(b"\xff\xfe\n\x1b[31m.example")
+    flags = ("--ssl-certfile", files.cert, "--ssl-keyfile", files.key, "--loop", loop_name,
+             "--ssl-sni", f"localhost={files.cert}:{files.key}", "--log-level", "debug")
+    with serve_in_process(tmp_path, *flags) as served:
+        for _ in range(100):
+            with socket.create_connection(("127.0.0.1", served.port), 20) as stranger:
+                stranger.sendall(hello)
+                with contextlib.suppress(ConnectionError):
+                    while stranger.recv(1000):
+                        pass
+        with connect(served, files) as connection:
+            assert connection.version()
+    assert "did not open" in served.log
+    assert "Exception ignored" not in served.log
+    assert "UnicodeDecodeError" not in served.log
+
+
+def test_reports_of_others_are_left_to_others(monkeypatch):
+    """And the hook that was there is back at the end, unless another came meanwhile."""
+    reports = []
+    monkeypatch.setattr(sys, "unraisablehook", reports.append)
+
+    def report(error, where, message=None):
+        found = SimpleNamespace(
+            exc_type=type(error), exc_value=error, exc_traceback=None, object=where,
+            err_msg=message)
+        sys.unraisablehook(found)
+        return found
+
+    no_ascii = UnicodeDecodeError("ascii", b"\xff", 0, 1, "ordinal not in range(128)")
+    no_utf_8 = UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
+    before = sys.unraisablehook
+    with bad_names_unreported():
+        report(no_ascii, b"\xff")
+        report(no_ascii, None, "Exception ignored in ssl servername callback")
+        expected = [
+            report(no_ascii, print), report(no_ascii, None, "Exception ignored in something"),
+            report(no_utf_8, b"\xff"), report(KeyError(), b"\xff"), report(KeyError(), None)]
+    assert reports == expected
+    assert sys.unraisablehook is before
+    with bad_names_unreported():
+        sys.unraisablehook = print
+    assert sys.unraisablehook is print
 
 
 def test_a_handshake_that_does_not_end_is_ended(files, loop_name):
