@@ -209,8 +209,8 @@ class Inherited:
 Address = Tcp | Unix | Inherited
 
 
-def parse_address(text: str) -> Address:
-    """Read HOST:PORT, [IPV6]:PORT, unix:PATH or fd://N."""
+def parse_address(text: str, setting: str = "bind") -> Address:
+    """Read HOST:PORT, [IPV6]:PORT, unix:PATH or fd://N, which stands in a setting."""
     if text.startswith("unix:") and len(text) > 5:
         return Unix(text[5:])
     if text.startswith("fd://") and text[5:].isascii() and text[5:].isdigit():
@@ -218,7 +218,7 @@ def parse_address(text: str) -> Address:
     match = _TCP.fullmatch(text)
     if match is None or int(match["port"]) > 65535:
         raise ConfigError(
-            f"bind={text!r}: must be HOST:PORT, [IPV6]:PORT, unix:PATH or fd://N "
+            f"{setting}={text!r}: must be HOST:PORT, [IPV6]:PORT, unix:PATH or fd://N "
             "(every address: 0.0.0.0:8000 or [::]:8000)"
         )
     return Tcp(match["v6"] if match["host"] is None else match["host"], int(match["port"]))
@@ -226,7 +226,8 @@ def parse_address(text: str) -> Address:
 
 def addresses(config: Config) -> list[Address]:
     """Every address a Config asks for, those of `plain_bind` last."""
-    return [*_main_addresses(config), *(parse_address(item) for item in config.plain_bind)]
+    plain = (parse_address(item, "plain_bind") for item in config.plain_bind)
+    return [*_main_addresses(config), *plain]
 
 
 def _main_addresses(config: Config) -> list[Address]:

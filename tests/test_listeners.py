@@ -68,6 +68,14 @@ def test_an_address_that_cannot_be_read_is_refused(text):
     assert repr(text) in str(caught.value)
 
 
+@pytest.mark.parametrize("setting", ["bind", "plain_bind"])
+def test_the_setting_that_holds_a_bad_address_is_named(listen, setting):
+    """The user has to look there."""
+    settings = {"ssl_certfile": "cert.pem", "port": 0} if setting == "plain_bind" else {}
+    with pytest.raises(ConfigError, match=f"^{setting}='foo': must be HOST:PORT"):
+        listen(**settings, **{setting: ("foo",)})
+
+
 def test_a_tcp_listener_is_ready_for_the_engine(listen):
     """Non-blocking, close-on-exec, listening, with the options that accepted sockets inherit."""
     (listener,) = listen(port=0)
