@@ -16,13 +16,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from importlib import metadata
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastserve.app import App
 from fastserve.binding import is_async
 from fastserve.blocking import is_blocking
 from fastserve.config import Config
-from fastserve.errors import ConfigError, ImportTargetError
+from fastserve.errors import ConfigError, FastserveError, ImportTargetError
+from fastserve.health import Health
 from fastserve.host_checks import (
     DAY_S,
     ERROR,
@@ -35,9 +36,25 @@ from fastserve.host_checks import (
     Machine,
     holder_of,
 )
-from fastserve.listeners import Inherited, Tcp, Unix, addresses, probe
+from fastserve.listeners import (
+    Inherited,
+    Tcp,
+    Unix,
+    addresses,
+    probe,
+    probe_inherited,
+    probe_unix,
+)
 from fastserve.networks import Networks
+from fastserve.pidfile import StillRunsError
+from fastserve.pidfile import probe as probe_pid_file
+from fastserve.privileges import User
+from fastserve.readings import Reading
+from fastserve.shm import BoardError
 from fastserve.tls import Certificates, certificate_files
+
+if TYPE_CHECKING:
+    from fastserve.metrics import Metrics
 
 WITHOUT_LIMIT = {
     "header_timeout_s": "a client may hold a connection with half a request",
@@ -76,8 +93,12 @@ def findings_of(
         else:
             machine = with_memory(machine)
             found += [one for check in APP_CHECKS for one in check(app, config)]
-    checks = (*SETTING_CHECKS, *MACHINE_CHECKS)
-    return found + [one for check in checks for one in check(config, machine)]
+    for check in (*SETTING_CHECKS, *MACHINE_CHECKS):
+        try:
+            found += check(config, machine)
+        except ConfigError as error:    # what several of them have to read
+            found.append(Finding(ERROR, "settings", str(error), "fastserve run --help"))
+    return list(dict.fromkeys(found))
 
 
 def with_memory(machine: Machine) -> Machine:
@@ -138,6 +159,11 @@ def unix_sockets(config: Config, machine: Machine) -> Iterator[Finding]:
         if not isinstance(address, Unix):
             continue
         path = address.path.replace("\0", "@", 1)
+        try:
+            probe_unix(path, config.uds_owner)
+        except ConfigError as error:
+            yield Finding(ERROR, "unix socket", str(error), "take another --uds or --uds-owner")
+            continue
         if _listens(path, machine):
             yield Finding(ERROR, "unix socket", f"{path} is in use",
                           f"ss -lxp src {path}, or take another --uds")
@@ -146,6 +172,20 @@ def unix_sockets(config: Config, machine: Machine) -> Iterator[Finding]:
                           "may connect", "give a path, whose permissions say who may")
         else:
             yield from _directory("unix socket", path)
+
+
+def inherited_sockets(config: Config, machine: Machine) -> Iterator[Finding]:
+    """Each descriptor that is to be served on is one, here and now."""
+    for address in addresses(config):
+        if not isinstance(address, Inherited):
+            continue
+        try:
+            probe_inherited(address.number)
+        except ConfigError as error:
+            yield Finding(ERROR, "inherited socket", str(error),
+                          "start it with a listening socket there, or leave out --fd")
+        else:
+            yield Finding(OK, "inherited socket", f"fd {address.number} listens")
 
 
 def _listens(path: str, machine: Machine) -> bool:
@@ -162,8 +202,28 @@ def control_socket(config: Config, machine: Machine) -> Iterator[Finding]:
     """The directory of --control."""
     if config.control is None:
         yield Finding(OK, "control socket", "none")
+        return
+    try:
+        probe_unix(config.control, None)
+    except ConfigError as error:
+        yield Finding(ERROR, "control socket", str(error), "take another --control")
     else:
         yield from _directory("control socket", config.control)
+
+
+def pid_file(config: Config, machine: Machine) -> Iterator[Finding]:
+    """Its directory, and what is there already."""
+    if config.pid_file is None:
+        yield Finding(OK, "pid file", "none")
+        return
+    try:
+        probe_pid_file(config.pid_file)
+    except StillRunsError as error:
+        yield Finding(NOTE, "pid file", str(error), "stop it first, or reload it")
+    except ConfigError as error:
+        yield Finding(ERROR, "pid file", str(error), "take another --pid-file")
+    else:
+        yield from _directory("pid file", config.pid_file)
 
 
 def _directory(name: str, path: str) -> Iterator[Finding]:
@@ -270,6 +330,10 @@ def log_files(config: Config, machine: Machine) -> Iterator[Finding]:
         yield Finding(OK, "log files", "none")
     for path in paths:
         directory = os.path.dirname(os.path.abspath(str(path)))
+        problem = _unwritable(str(path))
+        if problem is not None:
+            yield Finding(ERROR, "log files", f"{path} {problem}", "name a file to append to")
+            continue
         try:
             found = os.statvfs(directory)
         except OSError:
@@ -281,6 +345,26 @@ def log_files(config: Config, machine: Machine) -> Iterator[Finding]:
                           f"make room: du -sh {directory}/*")
         else:
             yield from _directory("log files", str(path))
+
+
+def _unwritable(path: str) -> str | None:
+    if os.path.isdir(path):
+        return "is a directory"
+    if os.path.exists(path) and not os.access(path, os.W_OK):
+        return "cannot be written by this user"
+    return None
+
+
+def workers_user(config: Config, machine: Machine) -> Iterator[Finding]:
+    """Who is to be become is known, and may be."""
+    if config.user is None:
+        return
+    try:
+        User.from_config(config)
+    except ConfigError as error:
+        yield Finding(ERROR, "user", str(error), f"getent passwd {config.user}")
+    else:
+        yield Finding(OK, "user", f"{config.user} is known")
 
 
 # --- TLS ---------------------------------------------------------------------------------
@@ -362,7 +446,32 @@ def debugging(app: App, config: Config) -> Iterator[Finding]:
         yield Finding(OK, "debug", "off")
 
 
-APP_CHECKS: tuple[AppCheck, ...] = (handlers, route_limits, debugging)
+def routing(app: App, config: Config) -> Iterator[Finding]:
+    """The routes compile, beside the server's own; which none can be added to from here on."""
+    own: list[Metrics] = []
+    try:
+        if config.metrics is not None:
+            from fastserve import metrics  # brings prometheus_client, an extra
+
+            own.append(metrics.Metrics(config.metrics, _read_nothing))
+        app.build_router(
+            health=Health() if config.health_paths else None, pages=own,
+            unlogged=config.unlogged_paths(), decompress_requests=config.decompress_requests,
+            compress_responses=config.compress_responses)
+    except FastserveError as error:
+        yield Finding(ERROR, "routing", str(error), "fastserve routes MODULE:APP")
+    else:
+        yield Finding(OK, "routing", "every route and page has a place")
+    finally:
+        for page in own:
+            page.close()
+
+
+def _read_nothing() -> Reading:
+    raise BoardError("nothing is served")
+
+
+APP_CHECKS: tuple[AppCheck, ...] = (handlers, route_limits, debugging, routing)
 SETTING_CHECKS: tuple[Check, ...] = (
-    tcp_addresses, unix_sockets, control_socket, log_files, limits, proxies, certificates,
-    libraries, choices, extras)
+    tcp_addresses, unix_sockets, inherited_sockets, control_socket, pid_file, log_files,
+    workers_user, limits, proxies, certificates, libraries, choices, extras)

@@ -41,6 +41,7 @@ from fastserve.config import DEFAULT_HOST, DEFAULT_PORT, Config
 from fastserve.errors import ConfigError
 from fastserve.steering import steer
 
+SUN_PATH_BYTES = 108 if sys.platform == "linux" else 104    # with the NUL behind a path
 _UNACKED = struct.Struct("@24xI")    # of struct tcp_info: for a listener, how many wait
 ACTIVATED = "activated"     # the key of what a service manager opened as it likes
 
@@ -486,12 +487,26 @@ def _number(owner: str, kind: str, name: str) -> int:
         raise ConfigError(f"uds_owner={owner!r}: there is no {kind} {name!r}") from None
 
 
-def _remove_stale(path: str, owners: set[int]) -> None:
-    """Remove a socket file nobody listens behind; refuse to touch anything else."""
+def probe_unix(path: str, owner: str | None) -> None:
+    """Raise ConfigError where a unix socket cannot be had, as far as looking tells.
+
+    Whether somebody listens there is not asked, which would take a connection.
+    """
+    abstract = path[0] in "@\0"
+    most = SUN_PATH_BYTES - (not abstract)
+    if len(os.fsencode(path)) > most:
+        raise ConfigError(f"cannot listen on unix:{path}: a path of more than {most} bytes")
+    if not abstract:
+        uid, _ = _owner(owner)
+        _leftover(path, {os.geteuid()} if uid == -1 else {os.geteuid(), uid})
+
+
+def _leftover(path: str, owners: set[int]) -> os.stat_result | None:
+    """The socket file that is there, if any. Raises ConfigError for any other."""
     try:
         found = os.lstat(path)
     except FileNotFoundError:
-        return
+        return None
     except OSError as error:
         raise ConfigError(f"cannot listen on unix:{path}: {error.strerror}") from None
     if not stat.S_ISSOCK(found.st_mode):
@@ -501,6 +516,14 @@ def _remove_stale(path: str, owners: set[int]) -> None:
             f"cannot listen on unix:{path}: there is a socket of user {found.st_uid}, "
             "not of ours: remove it, or take another path"
         )
+    return found
+
+
+def _remove_stale(path: str, owners: set[int]) -> None:
+    """Remove a socket file nobody listens behind; refuse to touch anything else."""
+    found = _leftover(path, owners)
+    if found is None:
+        return
     if _is_alive(path):
         raise ConfigError(f"unix:{path} is in use")
     with contextlib.suppress(FileNotFoundError):
@@ -551,7 +574,12 @@ def _activated(heritage: Heritage) -> list[Group]:
     return groups
 
 
-def _adopt(number: int, inherited: list[socket.socket]) -> Listener:
+def probe_inherited(number: int) -> None:
+    """Raise ConfigError where a descriptor is nothing to serve on. It stays as it is."""
+    _fit(number, []).detach()
+
+
+def _fit(number: int, inherited: list[socket.socket]) -> socket.socket:
     try:
         sock = inherited[0] if inherited else socket.socket(fileno=number)
     except OSError as error:
@@ -561,6 +589,11 @@ def _adopt(number: int, inherited: list[socket.socket]) -> Listener:
     if problem is not None:
         sock.detach()   # not ours: leave it as it was
         raise ConfigError(f"cannot adopt fd {number}: {problem}")
+    return sock
+
+
+def _adopt(number: int, inherited: list[socket.socket]) -> Listener:
+    sock = _fit(number, inherited)
     sock.setblocking(False)
     sock.set_inheritable(False)
     return Listener(sock, f"{url_of(sock)} (fd {number})")

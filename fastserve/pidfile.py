@@ -21,6 +21,10 @@ MOST_BYTES = 64
 logger = logging.getLogger("fastserve")
 
 
+class StillRunsError(ConfigError):
+    """The server that the file names runs."""
+
+
 class PidFile:
     """The pid file of this process; not in its place before place().
 
@@ -35,7 +39,7 @@ class PidFile:
         self._pid = os.getpid()
         self._beside = f"{self.path}.{self._pid}"
         if not replaces:
-            self._check_what_is_there()
+            probe(path)
         try:
             self._number = self._write()
         except OSError as error:
@@ -79,25 +83,28 @@ class PidFile:
             raise
         return number
 
-    def _check_what_is_there(self) -> None:
+
+def probe(path: str) -> None:
+    """Raise ConfigError where a pid file cannot replace what is there; it is only read."""
+    setting = f"pid_file={path!r}"
+    try:
+        number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ConfigError(f"{setting}: cannot be read: {error.strerror}") from None
+    try:
+        text = os.read(number, MOST_BYTES + 1).strip() \
+            if stat.S_ISREG(os.fstat(number).st_mode) else b"?"
+        if text and not (text.isdigit() and len(text) <= MOST_BYTES):
+            raise ConfigError(
+                f"{setting}: there is something else that is no pid file: "
+                "take another path, or remove it")
         try:
-            number = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise ConfigError(f"{self._setting}: cannot be read: {error.strerror}") from None
-        try:
-            text = os.read(number, MOST_BYTES + 1).strip() \
-                if stat.S_ISREG(os.fstat(number).st_mode) else b"?"
-            if text and not (text.isdigit() and len(text) <= MOST_BYTES):
-                raise ConfigError(
-                    f"{self._setting}: there is something else that is no pid file: "
-                    "take another path, or remove it")
-            try:
-                fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise ConfigError(
-                    f"{self._setting}: the server of process {text.decode()} runs: stop it first, "
-                    "or take another path") from None
-        finally:
-            os.close(number)
+            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise StillRunsError(
+                f"{setting}: the server of process {text.decode()} runs: stop it first, "
+                "or take another path") from None
+    finally:
+        os.close(number)

@@ -20,6 +20,7 @@ from fastserve import App, blocking, check
 from fastserve import host_checks as machine
 from fastserve.config import Config
 from fastserve.host_checks import ERROR, NOTE, OK, WARN, Finding, Machine
+from fastserve.pidfile import PidFile
 
 SECONDS = 60
 THREE = {"proc/self/cgroup": "0::/a/b"}
@@ -389,16 +390,26 @@ def test_debug_pages_are_found():
 # --- the command -------------------------------------------------------------------------
 
 
+APP = """
+from fastserve import App
+app = App()
+app.get("/taken")(lambda: "taken")
+"""
+
+
 @pytest.fixture
 def command(tmp_path):
-    """Run `fastserve check` in a directory of its own."""
+    """Run `fastserve check`, or another command, in a directory of its own."""
     (tmp_path / "main.py").write_text("from fastserve import App\napp = App()\n")
+    (tmp_path / "routes.py").write_text(APP)
 
-    def run(*arguments):
-        environment = {**os.environ, "PYTHONPATH": str(Path(fastserve.__file__).parent.parent)}
+    def run(*arguments, command="check"):
+        environment = {**os.environ, "PYTHONPATH": str(Path(fastserve.__file__).parent.parent),
+                       "PYTHONDONTWRITEBYTECODE": "1"}
         return subprocess.run(
-            [sys.executable, "-m", "fastserve", "check", *arguments], cwd=tmp_path,
-            env=environment, capture_output=True, text=True, timeout=SECONDS)
+            [sys.executable, "-m", "fastserve", command, *arguments], cwd=tmp_path,
+            env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            timeout=SECONDS)
 
     return run
 
@@ -433,6 +444,85 @@ def test_an_error_is_status_1(command, arguments, says):
     answer = json.loads(done.stdout)
     assert answer["ok"] is False
     assert says in [one["name"] for one in answer["findings"] if one["level"] == ERROR]
+
+
+WONT_RUN = [
+    (["--bind", "nonsense"], "bind='nonsense'"),
+    (["--bind", "127.0.0.1:99999"], "bind='127.0.0.1:99999'"),
+    (["--plain-bind", "foo", "--ssl-certfile", CERTIFICATE, "--port", "0"], "plain_bind='foo'"),
+    (["--fd", "55"], "cannot adopt fd 55: it is not open"),
+    (["--bind", "fd://0"], "cannot adopt fd 0: it is no socket"),
+    (["--uds", "s", "--uds-owner", "no-such"], "uds_owner='no-such'"),
+    (["--uds", "long" * 30], "a path of more than"),
+    (["--uds", "@" + "long" * 30], "a path of more than"),
+    (["--uds", "main.py"], "there is a file that is no socket"),
+    (["--port", "0", "--workers", "1", "--control", "main.py"], "a file that is no socket"),
+    (["--port", "0", "--log-file", "directory"], "directory is a directory"),
+    (["--port", "0", "--access-log", "text", "--access-log-file", "directory"],
+     "directory is a directory"),
+    (["--port", "0", "--pid-file", "none/p"], "none: No such file"),
+    (["--port", "0", "--pid-file", "main.py"], "no pid file"),
+    (["--port", "0", "--metrics", "/taken"], "metrics='/taken'"),
+    (["--port", "0", "--access-log", "text", "--access-log-skip", "/nope"],
+     "access_log_skip='/nope'"),
+    (["--port", "0", "--workers", "1", "--user", "no-such"], "user='no-such'"),
+]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="abstract sockets and SO_REUSEPORT groups")
+@pytest.mark.parametrize(("arguments", "says"), WONT_RUN)
+def test_what_run_refuses_is_an_error(command, tmp_path, arguments, says):
+    """It is told as a finding that names it, nothing is left behind, and `run` does refuse it."""
+    tls_flags(tmp_path)
+    (tmp_path / "directory").mkdir()
+    before = sorted(os.listdir(tmp_path))
+
+    done = command("--json", "routes:app", *arguments)
+    ran = command("routes:app", *arguments, command="run")
+
+    assert (done.returncode, done.stderr) == (1, "")
+    errors = [one["found"] for one in json.loads(done.stdout)["findings"] if one["level"] == ERROR]
+    assert len(errors) == 1
+    assert says in errors[0]
+    assert ran.returncode not in (0, 2), ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_what_run_takes_is_no_error(command, tmp_path):
+    """Files that are there already, a leftover, a socket of another process, pages of its own."""
+    (tmp_path / "server.log").write_text("a line\n")
+    (tmp_path / "server.pid").write_text("4711\n")
+    with socket.socket(socket.AF_UNIX) as leftover:
+        leftover.bind(str(tmp_path / "s"))
+    done = command(
+        "routes:app", "--uds", "s", "--log-file", "server.log", "--pid-file", "server.pid",
+        "--metrics", "--access-log", "text", "--access-log-skip", "/taken")
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "server.log").read_text() == "a line\n"
+    assert (tmp_path / "server.pid").read_text() == "4711\n"
+
+
+def test_a_socket_to_adopt_is_left_as_it_was(made_up):
+    """Open, listening, blocking."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        config = {"fd": listener.fileno()}
+        assert judged(check.inherited_sockets, config, made_up())[0] == OK
+        assert listener.getblocking()
+        assert listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+
+
+def test_the_pid_file_of_a_server_that_runs_is_a_note(made_up, tmp_path):
+    """As its address is."""
+    path = str(tmp_path / "p")
+    held = PidFile(path)
+    held.place()
+    try:
+        assert judged(check.pid_file, {"pid_file": path}, made_up())[0] == NOTE
+    finally:
+        held.remove()
+    assert judged(check.pid_file, {"pid_file": path}, made_up())[0] == OK
 
 
 def test_every_check_is_made():
