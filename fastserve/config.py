@@ -13,7 +13,7 @@ import difflib
 import importlib.util
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -591,12 +591,14 @@ class Config:
         for name in ("bind", "plain_bind", "ssl_sni", "access_log_headers", "access_log_skip"):
             if isinstance(values.get(name), str):
                 values[name] = (values[name],)
-            elif name in values:
+            elif isinstance(values.get(name), Iterable) and not isinstance(
+                    values[name], (bytes, Mapping)):    # which their checks refuse
                 values[name] = tuple(values[name])
         if isinstance(values.get("max_rss_bytes"), str):    # of a file
             with contextlib.suppress(ValueError):
                 values["max_rss_bytes"] = byte_count(values["max_rss_bytes"])
-        for name, value in PRESETS.get(values.get("behind", ""), {}).items():
+        behind = values.get("behind")
+        for name, value in PRESETS.get(behind, {}).items() if isinstance(behind, str) else ():
             values.setdefault(name, value)
         return cls(**values)
 

@@ -122,6 +122,29 @@ def test_logs_that_make_no_sense_are_refused(given, expected):
         Config.load(given)
 
 
+@pytest.mark.parametrize("value", [8000, 1.5, True, b"x", [], [1], {}, {"a": 1}, [["a"]], "", "x"])
+def test_a_value_of_any_type_is_a_setting_or_refused_by_name(value):
+    """Whatever a TOML file or a script has there; nothing else is raised."""
+    refused = {}
+    for setting in dataclasses.fields(Config):
+        try:
+            Config.load({setting.name: value})
+        except ConfigError as error:
+            refused[setting.name] = str(error)
+    assert {name: said for name, said in refused.items() if name not in said} == {}
+
+
+def test_a_list_may_be_any_that_has_texts():
+    """One text, or what can be iterated; but nothing whose texts are something else."""
+    for bind in ("a:1", ["a:1"], {"a:1"}, iter(["a:1"])):
+        assert Config.load({"bind": bind}).bind == ("a:1",)
+    for name, value in (("bind", 8000), ("bind", {"a:1": 1}), ("access_log_skip", False)):
+        with pytest.raises(ConfigError, match=f"^{name}={value}: must be a list of texts"):
+            Config.load({name: value})
+    with pytest.raises(ConfigError, match="^behind=.'nginx'.: must be one of"):
+        Config.load({"behind": ["nginx"]})
+
+
 def test_headers_to_log_may_be_one_or_several():
     """As every list; and no id may be believed at all."""
     config = Config.load({
