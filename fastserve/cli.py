@@ -147,7 +147,9 @@ def config(everything: bool, config_file: str | None, **settings: Any) -> None:
             source = "--behind" if sourced.sources.get("behind") is None else \
                 f"{sourced.sources['behind']} (behind)"
         if source or everything:
-            shown = "..." if setting.metadata.get("secret") and value is not None else repr(value)
+            shown = f"0o{value:o}" if setting.metadata.get("octal") else repr(value)
+            if setting.metadata.get("secret") and value is not None:
+                shown = "..."
             click.echo(f"{setting.name} = {shown}    # {source or 'default'}")
 
 

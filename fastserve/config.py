@@ -32,6 +32,8 @@ FORWARDED_HEADERS = (
     "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port", "forwarded",
     "cf-connecting-ip")
 
+OCTAL = 'must be octal permissions up to 777: write 0o660 or "660"'
+_OCTAL = re.compile(r"(?:0o)?[0-7]{1,4}")
 _SIZE = re.compile(r"(\d{1,18}) ?([KMG]?)(?:i?B)?", re.IGNORECASE | re.ASCII)
 _SHIFTS = {"": 0, "K": 10, "M": 20, "G": 30}
 HEALTH_PATHS = ("/-/live", "/-/ready")      # as in health.py
@@ -128,6 +130,12 @@ def memory(name: str, value: Any) -> None:
     """A number of bytes that a process may hold; 0 is any."""
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 2**62:
         raise _fail(name, value, "must be a number of bytes, or a size like 512M or 2G")
+
+
+def permissions(name: str, value: Any) -> None:
+    """Permissions of a file."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 0o777:
+        raise _fail(name, value, OCTAL)
 
 
 def workers_count(name: str, value: Any) -> None:
@@ -245,7 +253,7 @@ class Config:
         None, LISTEN, socket_path,
         "Listen on a unix socket at this path instead; @NAME is an abstract one.", type=str)
     uds_mode: int = _setting(
-        0o666, LISTEN, whole(0, 0o777), "Permissions of the unix socket, octal.", octal=True)
+        0o666, LISTEN, permissions, "Permissions of the unix socket, octal.", octal=True)
     uds_owner: str | None = _setting(
         None, LISTEN, text, "Owner of the unix socket: USER, USER:GROUP or :GROUP.", type=str)
     fd: int | None = _setting(
@@ -597,6 +605,9 @@ class Config:
         if isinstance(values.get("max_rss_bytes"), str):    # of a file
             with contextlib.suppress(ValueError):
                 values["max_rss_bytes"] = byte_count(values["max_rss_bytes"])
+        mode = values.get("uds_mode")
+        if isinstance(mode, str) and _OCTAL.fullmatch(mode):    # of a file
+            values["uds_mode"] = int(mode, 8)
         behind = values.get("behind")
         for name, value in PRESETS.get(behind, {}).items() if isinstance(behind, str) else ():
             values.setdefault(name, value)

@@ -9,13 +9,14 @@ stands, since a limit that was misspelled is no limit.
 from __future__ import annotations
 
 import dataclasses
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastserve.config import Config
+from fastserve.config import OCTAL, Config
 from fastserve.errors import ConfigError
 
 if sys.version_info >= (3, 11):
@@ -75,8 +76,8 @@ def gather(
 def _from_file(file: str | None) -> list[tuple[str, Any, str]]:
     path = Path(file or PYPROJECT)
     try:
-        with path.open("rb") as opened:
-            table = tomllib.load(opened)
+        text = path.read_bytes().decode()
+        table = tomllib.loads(text)
     except FileNotFoundError:
         if file is None:
             return []
@@ -91,6 +92,12 @@ def _from_file(file: str | None) -> list[tuple[str, Any, str]]:
         ours = {} if path.name == PYPROJECT else table
     if not isinstance(ours, dict):
         raise ConfigError(f"config={str(path)!r}: tool.fastserve must be a table")
+    for setting in dataclasses.fields(Config):
+        value = ours.get(setting.name)
+        # 440 is not 0o440: the parser does not tell how a number was written
+        if setting.metadata.get("octal") and isinstance(value, int) and not re.search(
+                rf"\b{setting.name}[\"']?\s*=\s*0o", text):
+            raise ConfigError(f"{path}: {setting.name}={value!r}: {OCTAL}")
     return [(name, value, str(path)) for name, value in ours.items()]
 
 

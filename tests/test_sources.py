@@ -66,6 +66,25 @@ def test_a_text_of_the_environment_is_what_its_setting_is(here, variable, text, 
     assert getattr(config, variable.lower()) == value
 
 
+@pytest.mark.parametrize("text", ["'660'", '"0o660"', "0o660", "0o6_60  # octal", "'0660'"])
+@pytest.mark.parametrize("place", [
+    "[tool.fastserve]\nuds_mode = {}", '[tool.fastserve]\n"uds_mode"={}',
+    "tool.fastserve.uds_mode = {}"])
+def test_permissions_in_a_file_are_octal(here, text, place):
+    """As a text, or as TOML writes octal numbers."""
+    (here / "pyproject.toml").write_text(place.format(text) + "\n")
+    assert gather({}, {}).config.uds_mode == 0o660
+
+
+@pytest.mark.parametrize(
+    "text", ["440", "660", "432", "0x1b0", "'440x'", "'888'", "0o1660", "true"])
+def test_permissions_in_a_file_that_are_not_octal_are_refused(here, text):
+    """440 would be 0o670; the error says how to write it."""
+    (here / "pyproject.toml").write_text(f"[tool.fastserve]\nuds_mode = {text}\n")
+    with pytest.raises(ConfigError, match=r"^pyproject.toml: uds_mode=.*write 0o660 or \"660\""):
+        gather({}, {})
+
+
 @pytest.mark.parametrize(
     ("text", "environment", "words"),
     [
@@ -108,12 +127,13 @@ def test_config_shows_each_setting_and_its_source(tmp_path):
     """Only what was given, or all; a preset's are the preset's; a secret is not shown."""
     (tmp_path / "pyproject.toml").write_text("[tool.fastserve]\nport = 81\n")
     shown = fastserve_command(
-        tmp_path, "config", "--backlog", "5", FASTSERVE_BEHIND="nginx",
+        tmp_path, "config", "--backlog", "5", FASTSERVE_BEHIND="nginx", FASTSERVE_UDS_MODE="640",
         FASTSERVE_SSL_CERTFILE="x", FASTSERVE_SSL_KEYFILE_PASSWORD="hidden")
     assert shown.returncode == 0, shown.stderr
     lines = shown.stdout.splitlines()
     assert "port = 81    # pyproject.toml" in lines
     assert "backlog = 5    # --backlog" in lines
+    assert "uds_mode = 0o640    # FASTSERVE_UDS_MODE" in lines
     assert "behind = 'nginx'    # FASTSERVE_BEHIND" in lines
     assert any("FASTSERVE_BEHIND (behind)" in line for line in lines)
     assert "hidden" not in shown.stdout
