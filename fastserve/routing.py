@@ -266,11 +266,13 @@ def _write_int(value: object) -> str:
 def _write_float(value: object) -> str:
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         raise ValueError(f"is of type {type(value).__name__}, not float")
-    if not math.isfinite(value):
+    if isinstance(value, float) and not math.isfinite(value):
         raise ValueError("is not finite")
     from decimal import Decimal
 
-    text = format(Decimal(repr(value)), "f")
+    # not repr(value): that of a subclass, numpy's float64 among them, may be no number
+    shown = float.__repr__(value) if isinstance(value, float) else int.__repr__(value)
+    text = format(Decimal(shown), "f")
     if len(text) > MAX_FLOAT_CHARS:
         raise ValueError(f"takes more than {MAX_FLOAT_CHARS} characters without an exponent")
     return text

@@ -1,5 +1,6 @@
 """Patterns, routes and routers: what is refused, when, and how it says so."""
 
+import enum
 import functools
 from uuid import UUID
 
@@ -341,6 +342,17 @@ def test_including_is_all_or_nothing():
 # --- url_for -----------------------------------------------------------------------------
 
 
+class Float64(float):
+    """Shows itself as numpy's does."""
+
+    def __repr__(self):
+        return f"np.float64({float(self)})"
+
+
+class Number(enum.IntEnum):
+    THREE = 3
+
+
 @pytest.mark.parametrize(("path", "params", "url"), [
     ("/", {}, "/"),
     ("/a/", {}, "/a/"),
@@ -351,6 +363,9 @@ def test_including_is_all_or_nothing():
     ("/{x:int}", {"x": -7}, "/-7"),
     ("/{x:float}", {"x": 1e-7}, "/0.0000001"),
     ("/{x:float}", {"x": 3}, "/3"),
+    ("/{x:float}", {"x": Float64(1.5)}, "/1.5"),
+    ("/{x:float}", {"x": Number.THREE}, "/3"),
+    ("/{x:int}", {"x": Number.THREE}, "/3"),
     ("/{x:uuid}", {"x": AN_ID}, f"/{AN_ID}"),
     ("/{x:uuid}", {"x": str(AN_ID)}, f"/{AN_ID}"),
     ("/{name}", {"name": "n"}, "/n"),
@@ -380,6 +395,7 @@ def test_url_for_writes_the_path(path, params, url):
     ("/{x:int}", {"x": 2**63}, "64 bits"),
     ("/{x:float}", {"x": float("inf")}, "not finite"),
     ("/{x:float}", {"x": 1e300}, "64 characters"),
+    ("/{x:float}", {"x": 10**400}, "64 characters"),
     ("/{x:uuid}", {"x": "abc"}, "not a UUID"),
 ])
 def test_url_for_refuses_what_the_route_would_not_take(path, params, problem):
