@@ -32,6 +32,7 @@ CIPHERS = (
 _VERSIONS = {"TLSv1.2": ssl.TLSVersion.TLSv1_2, "TLSv1.3": ssl.TLSVersion.TLSv1_3}
 _DEMANDS = {
     "none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
+LOOK_S = 1.0    # between two looks at the files: a certificate and its key are not copied at once
 _SNI = re.compile(
     r"(?P<host>(?:\*\.)?[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*)=(?P<cert>[^:]+)(?::(?P<key>.+))?")
 
@@ -51,6 +52,7 @@ class Certificates:
         self._pairs = _pairs(config)
         self._files = _files(config, self._pairs)
         self._seen = self._loaded = self._identity()
+        self._due_s = 0.0
         self.context = self._load()
 
     @classmethod
@@ -68,6 +70,12 @@ class Certificates:
             return False
         logger.info("reloaded the certificates")
         return True
+
+    def tick(self, now_s: float) -> None:
+        """check(), once in LOOK_S at most. Call it more often, with the time of any one clock."""
+        if now_s >= self._due_s:
+            self._due_s = now_s + LOOK_S
+            self.check()
 
     def check(self) -> None:
         """Reload when a file has changed, and has not for one call since: somebody may write."""

@@ -377,7 +377,7 @@ class Worker:
         engine.tick(lag_s, self._accept_queue())
         self._count_lost_lines()
         if self.certificates is not None:
-            self.certificates.check()
+            self.certificates.tick(now_s)
 
     def _count_lost_lines(self) -> None:
         if self.access_log is not None and self.board is not None:

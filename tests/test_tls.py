@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -370,6 +371,38 @@ def test_files_that_are_being_written_are_left_alone(own_files, caplog):
     certificates.check()
     certificates.check()
     assert certificates.context is not first
+
+
+def test_a_key_that_comes_behind_its_certificate_is_waited_for(own_files, caplog):
+    """The files are looked at once a second, and a change of this second is left for the next."""
+    files = own_files
+    certificates = Certificates(Config(**files.settings()))
+    first, old_key = certificates.context, Path(files.key).read_bytes()
+    certificates.tick(100.0)
+    files.issue("server", "localhost")
+    new_key = Path(files.key).read_bytes()
+    Path(files.key).write_bytes(old_key)
+    for now_s in (100.5, 100.75, 101.0, 101.25, 101.5, 101.75):
+        certificates.tick(now_s)
+    Path(files.key).write_bytes(new_key)
+    for now_s in (102.0, 102.5, 102.9):
+        certificates.tick(now_s)
+        assert certificates.context is first
+    certificates.tick(103.0)
+    assert certificates.context is not first
+    assert "cannot reload" not in caplog.text
+
+
+def test_the_worker_looks_at_the_files_as_often_as_it_should(own_files, monkeypatch):
+    """By tick(), at its own clock, and not at each of its ticks."""
+    looks = []
+    with serve_in_thread(app(), **own_files.settings()) as served:
+        worker = served.worker
+        monkeypatch.setattr(worker.certificates, "tick", looks.append)
+        monkeypatch.setattr(worker.certificates, "check", lambda: looks.append("at each"))
+        wait_for(lambda: len(looks) >= 3)
+    assert all(isinstance(now_s, float) for now_s in looks)
+    assert looks == sorted(looks)
 
 
 def test_a_link_that_points_elsewhere_is_a_change(own_files, tmp_path):
