@@ -153,7 +153,10 @@ class Measured:
         self.status(response.status)
         if isinstance(response, StreamingResponse):
             wrap = AsyncBody if hasattr(response.source, "__aiter__") else Body
-            response.source = wrap(response.source, self, may_fail=response.waits_for_first)
+            body = wrap(response.source, self, may_fail=response.waits_for_first)
+            if not response.waits_for_first:
+                return _with_source(response, body)
+            response.source = body      # it was made of an iterator, for this request alone
         elif isinstance(response, PartsResponse):
             response.on_close = functools.partial(self.closed, response.on_close)
         else:
@@ -204,6 +207,15 @@ class Measured:
             tracing.active.add(-1, self.shared)
             tracing.duration.record(
                 time.perf_counter() - self.begun_s, {**self.shared, **self.result}, self.context)
+
+
+def _with_source(response: StreamingResponse, source: Any) -> StreamingResponse:
+    # A new one: the handler may have kept its own, to give it to the next client too.
+    made = StreamingResponse(
+        source, response.status, response.headers.items(),
+        length=None if response.length < 0 else response.length, trailers=response.trailers)
+    made.content_type = response.content_type
+    return made
 
 
 class Body:

@@ -307,6 +307,31 @@ def test_a_body_is_inside_of_its_span(client, seen):
     assert len(seen.spans()) == 4
 
 
+@pytest.mark.parametrize("kept", [
+    StreamingResponse([b"a", b"b"]),
+    StreamingResponse([b"a", b"b"], 201, {"x-kind": "kept"}, content_type="text/x", length=2),
+    StreamingResponse([b"a", b"b"], headers=[("x-a", "1"), ("x-a", "2")], trailers={"x-sum": "3"}),
+])
+def test_a_response_that_a_handler_keeps_is_whole_each_time(seen, kept):
+    """As without a span, and each has its own."""
+    def answers(app):
+        @app.get("/kept")
+        async def give():
+            return kept
+
+        with TestClient(app) as client:
+            replies = [client.get("/kept") for _ in range(3)]
+        return [(reply.status, reply.body, {**reply.headers, "date": ""}) for reply in replies]
+
+    plain, traced = App(), App()
+    instrument(traced, seen.tracers, seen.meters)
+
+    expected = answers(plain)
+    assert expected[2][1] == b"ab"
+    assert answers(traced) == expected
+    assert len(seen.spans()) == 3
+
+
 def test_paths_that_are_excluded_are_not_there(client, seen):
     """By default those of health checks, also where the application has its own."""
     client.get("/-/live")
