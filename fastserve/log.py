@@ -18,6 +18,7 @@ import select
 import stat
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from fastserve.errors import ConfigError
@@ -181,7 +182,19 @@ def takes_a_line(number: int, timeout_ms: int = 0) -> bool:
 
 
 class FileHandler(logging.FileHandler):
-    """A file that is made anew when it was moved; where that cannot be, the old one goes on."""
+    """A file that is made anew when it was moved; where that cannot be, the old one goes on.
+
+    make:  makes the file where it is missing; None: opening it does
+    """
+
+    def __init__(self, path: str, make: Callable[[str], None] | None = None) -> None:
+        self._make = make
+        super().__init__(path, encoding="utf-8", errors="backslashreplace")
+
+    def _open(self) -> Any:
+        if self._make is not None:
+            self._make(self.baseFilename)
+        return super()._open()
 
     def emit(self, record: logging.LogRecord) -> None:
         renew(self)
@@ -203,12 +216,18 @@ def renew(handler: logging.FileHandler) -> str:
     return ""
 
 
-def configure(level: str, log_format: str = "text", log_file: str | None = None) -> None:
+def configure(
+    level: str,
+    log_format: str = "text",
+    log_file: str | None = None,
+    make: Callable[[str], None] | None = None,
+) -> None:
     """Send the "fastserve" loggers to stderr, unless the application configured logging.
 
     log_format:  "text" or "json"
     log_file:    to this file instead, whatever the application configured; when it is moved, the
                  next line makes it anew
+    make:        makes it where it is missing, for whom it is to be; None: it is this process's
     Raises ConfigError when that cannot be opened.
     """
     logger = logging.getLogger(ROOT)
@@ -223,7 +242,7 @@ def configure(level: str, log_format: str = "text", log_file: str | None = None)
     theirs = logger.handlers or logging.getLogger().handlers
     ours = None
     if log_file is not None:
-        ours = _open(log_file)
+        ours = _open(log_file, make)
     elif not theirs:
         ours = StderrHandler(next((one for one in before if isinstance(one, StderrHandler)), None))
     for handler in before:
@@ -236,9 +255,9 @@ def configure(level: str, log_format: str = "text", log_file: str | None = None)
     logger.propagate = False
 
 
-def _open(path: str) -> logging.StreamHandler[Any]:
+def _open(path: str, make: Callable[[str], None] | None) -> logging.StreamHandler[Any]:
     try:
-        return FileHandler(path, encoding="utf-8", errors="backslashreplace")
+        return FileHandler(path, make)
     except OSError as error:
         raise ConfigError(
             f"log_file={path!r}: {error.strerror}: give a file that this user may write, or leave "

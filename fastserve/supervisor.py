@@ -82,7 +82,9 @@ def supervise(
     Raises ConfigError when a listener cannot be opened.
     """
     make_logs(config)
-    log.configure(config.log_level, config.log_format, config.log_file)
+    user = User.from_config(config)
+    log.configure(
+        config.log_level, config.log_format, config.log_file, None if user is None else user.give)
     workers = cpus.usable() if config.workers == "auto" else int(config.workers or 1)
     deployment = Deployment(config, os.environ)
     try:

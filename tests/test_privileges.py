@@ -150,6 +150,20 @@ def test_logs_are_made_for_the_user(tmp_path, code):
                   and server_log.read_text().count("reopened the logs") == 2)
 
 
+def test_a_line_of_the_supervisor_makes_its_log_for_the_user(tmp_path, code):
+    """When the file was moved, and before anybody sent USR1: else no worker could open it."""
+    path = tmp_path / "server.txt"
+    more = ("--port", "0", "--log-file", str(path))
+    with started(tmp_path, *command(tmp_path, code, *more), ready="") as server:
+        until(lambda: path.exists() and path.read_text().count("listening on") == 2)
+        path.rename(path.with_suffix(".old"))
+        server.send(signal.SIGTTIN)
+        until(lambda: path.exists() and "listening on" in path.read_text())
+        assert path.stat().st_uid == NOBODY
+        server.send(signal.SIGUSR1)
+        until(lambda: path.read_text().count("reopened the logs") == 3)
+
+
 def is_free(port):
     with socket.socket() as sock:
         return sock.connect_ex(("127.0.0.1", port)) != 0
