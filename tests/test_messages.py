@@ -8,7 +8,7 @@ import datetime
 import pytest
 from support import Bench, read_replies, request, running_loop
 
-from fastserve import App, HTTPError, Request, Response
+from fastserve import App, HTTPError, Request, Response, StreamingResponse
 from fastserve._speedups.responses import as_response
 
 
@@ -249,6 +249,28 @@ def test_a_tuple_may_carry_headers(ask):
 
     assert (reply.status, reply.headers["x-a"]) == (201, "1")
     assert reply.headers["content-type"] == "text/x"
+
+
+class Page(Response):
+    """One of an application, with something of its own."""
+
+    def __init__(self, name):
+        super().__init__(name, headers={"x-own": "1"})
+        self.name = name
+
+
+@pytest.mark.parametrize("kept", [
+    Page("page"), StreamingResponse(["pa", "ge"], headers={"x-own": "1"}, length=4),
+], ids=["whole", "pieces"])
+def test_a_response_in_a_tuple_may_be_kept_and_returned_again(ask, kept):
+    """What the tuple says is of this answer alone."""
+    for number in range(2):     # were it sent twice, they would be joined
+        reply = answer(ask, (kept, 404, {"x-a": str(number)}))
+        assert (reply.status, reply.headers["x-a"]) == (404, str(number))
+        assert reply.headers["x-own"] == "1"
+    reply = answer(ask, kept)
+    assert reply.status == 200
+    assert "x-a" not in reply.headers
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ cdef class Response:
     cdef public bytes body
     cdef MutableHeaders own_headers     # None while there are none
     cdef bytes media_type               # encoded and checked; None: no Content-Type
+    cdef Response copied(self)          # another one like it, whose headers are its own
 
 cdef class StreamingResponse(Response):
     # A body that is sent as it is made.

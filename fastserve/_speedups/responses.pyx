@@ -138,6 +138,18 @@ cdef class Response:
     def __repr__(self):
         return f"<Response {self.status}, {len(self.body)} bytes>"
 
+    cdef Response copied(self):
+        cdef Response made = <Response>type(self).__new__(type(self))
+        own = getattr(self, "__dict__", None)       # of an application's subclass
+        made.status = self.status
+        made.body = self.body
+        made.media_type = self.media_type
+        if self.own_headers is not None:
+            made.own_headers = mutable_headers(list(self.own_headers.items()))
+        if own:
+            made.__dict__.update(own)
+        return made
+
 
 cdef class StreamingResponse(Response):
     """A response whose body is sent as it is made.
@@ -164,6 +176,14 @@ cdef class StreamingResponse(Response):
         self.source = source
         self.length = -1 if length is None else length
         self.trailers = trailers
+
+    cdef Response copied(self):
+        cdef StreamingResponse made = <StreamingResponse>Response.copied(self)
+        made.source = self.source
+        made.length = self.length
+        made.trailers = self.trailers
+        made.waits_for_first = self.waits_for_first
+        return made
 
 
 cdef class ConditionalResponse(Response):
@@ -196,6 +216,13 @@ cdef class PartsResponse(Response):
         self.length = 0
         for part in parts:
             self.length += (<FileSpan>part).size if type(part) is FileSpan else len(part)
+
+    cdef Response copied(self):
+        cdef PartsResponse made = <PartsResponse>Response.copied(self)
+        made.parts = self.parts
+        made.length = self.length
+        made.on_close = self.on_close
+        return made
 
 
 cdef int checked_status(object status) except -1:
@@ -280,6 +307,8 @@ cdef Response response_of_tuple(tuple value):
         raise TypeError("a handler returned a tuple that is neither (body, status) nor "
                         f"(body, status, headers): {value!r:.200}")
     response = to_response(value[0])
+    if response is value[0]:
+        response = response.copied()    # it may be one that is kept, and returned again
     response.status = checked_status(value[1])
     if len(value) == 3 and value[2] is not None:
         for name, given in mutable_headers(value[2]).items():
