@@ -13,7 +13,7 @@ import pytest
 
 from fastserve import Request, RouteError, blocking
 from fastserve.binding import Target, bind, converter_overrides, describe
-from fastserve.blocking import BlockingPool, Steps
+from fastserve.blocking import BlockingPool
 
 if TYPE_CHECKING:
     from nowhere import Missing
@@ -422,35 +422,6 @@ def test_at_most_so_many_blocking_handlers_run_at_once():
 
     asyncio.run(asyncio.wait_for(main(), 20))
     pool.close()
-
-
-def test_what_was_to_be_iterated_on_threads_is_closed_though_no_step_began():
-    """Its first step was given up while it waited for a thread."""
-    pool = BlockingPool(1)
-    closed = []
-
-    class Source:
-        def __iter__(self):
-            raise AssertionError("a step was taken")
-
-        def close(self):
-            closed.append(threading.current_thread() is not threading.main_thread())
-
-    async def main():
-        busy = threading.Event()
-        holding = asyncio.ensure_future(pool.run(busy.wait))
-        steps = Steps(pool, Source())
-        first = asyncio.ensure_future(anext(steps))
-        await asyncio.sleep(0)
-        first.cancel()
-        await asyncio.wait([first])
-        busy.set()
-        await steps.aclose()
-        await holding
-
-    asyncio.run(asyncio.wait_for(main(), 20))
-    pool.close()
-    assert closed == [True]
 
 
 def test_a_stop_iteration_in_a_blocking_handler_is_an_error_and_not_a_hang():

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import contextvars
-import decimal
-import functools
 import socket
-import threading
 
 import pytest
 import uvloop
@@ -617,131 +613,6 @@ def test_early_hints_may_be_sent_from_another_connection(bench):
     open_gate(bench, "keep", "kept")
     other.send(request("/nudge"))
     assert [reply.status for reply in link.replies()] == [103, 200]
-
-
-def thread_names():
-    yield f"{threading.current_thread().name}\n"
-    yield f"{threading.current_thread().name}\n"
-
-
-class ThreadNames:
-    """Sources and handlers that are no generator functions."""
-
-    def __iter__(self):
-        return thread_names()
-
-    def __call__(self):
-        yield from thread_names()
-
-    def method(self):
-        yield from thread_names()
-
-
-RETURNED = {
-    "generator function": ThreadNames().method,
-    "generator": lambda: thread_names(),
-    "iterator": lambda: map(str, thread_names()),
-    "tuple": lambda: (thread_names(), 200, {"x-kind": "tuple"}),
-    "response": lambda: StreamingResponse(thread_names()),
-    "response in a tuple": lambda: (StreamingResponse(thread_names()), 200),
-    "iterable": lambda: StreamingResponse(ThreadNames()),
-    "object": ThreadNames(),
-    "partial": functools.partial(thread_names),
-}
-
-
-@pytest.mark.parametrize("form", RETURNED)
-def test_each_piece_of_a_blocking_handler_is_made_on_a_thread(loop, form):
-    """Whatever the handler is, and however it gives what makes them."""
-    app = App()
-    app.get("/")(blocking(RETURNED[form]))
-    with contextlib.closing(Bench(app, loop, "fake")) as bench:
-        link = bench.connect()
-        link.send(request("/"))
-        bench.wait_for(lambda: link.received.endswith(b"0\r\n\r\n"))
-
-    names = b"".join(chunks(head_and_body(link.received)[2])[0]).decode().splitlines()
-    assert len(names) == 2
-    assert all(name.startswith("fastserve-blocking") for name in names)
-
-
-def test_a_blocking_handler_may_return_a_kept_response_again(loop):
-    """Where its source can be iterated again."""
-    app = App()
-    kept = StreamingResponse(["a", "b"])
-    app.get("/")(blocking(lambda: kept))
-    with contextlib.closing(Bench(app, loop, "fake")) as bench:
-        for _ in range(3):
-            link = bench.connect()
-            link.send(request("/"))
-            bench.wait_for(lambda: link.received.endswith(b"0\r\n\r\n"))  # noqa: B023
-            assert chunks(head_and_body(link.received)[2])[0] == [b"a", b"b"]
-
-
-@pytest.mark.parametrize("respond", [lambda source: source, StreamingResponse])
-def test_head_closes_what_a_blocking_handler_returned(loop, respond):
-    """It was never begun."""
-    class Source:
-        closed = threading.Event()
-
-        def __iter__(self):
-            return self
-
-        def __next__(self):
-            raise AssertionError("a step was taken")
-
-        def close(self):
-            self.closed.set()
-
-    app = App()
-    app.get("/")(blocking(lambda: respond(Source())))
-    with contextlib.closing(Bench(app, loop, "fake")) as bench:
-        link = bench.connect()
-        link.send(request("/", method="HEAD"))
-        bench.wait_for(lambda: link.received)
-        assert link.received.startswith(b"HTTP/1.1 200 ")
-        assert Source.closed.is_set()
-
-
-WHO = contextvars.ContextVar("WHO", default="nobody")
-
-
-def resets_what_it_set():
-    token = WHO.set("me")
-    try:
-        yield f"{WHO.get()} "
-        yield WHO.get()
-    finally:
-        WHO.reset(token)
-
-
-def keeps_its_precision():
-    with decimal.localcontext() as context:
-        context.prec = 3
-        yield f"{decimal.Decimal(1) / 3} "
-        yield str(decimal.Decimal(2) / 3)
-
-
-@pytest.mark.parametrize("mark", [lambda handler: handler, blocking], ids=["inline", "blocking"])
-@pytest.mark.parametrize(
-    ("handler", "expected"),
-    [(resets_what_it_set, b"me me"), (keeps_its_precision, b"0.333 0.667")])
-def test_a_generator_keeps_its_context_between_steps(loop, caplog, mark, handler, expected):
-    """On the loop and on threads alike: what it sets is there at the next step."""
-    def generator():
-        yield from handler()
-
-    app = App()
-    app.get("/is-one")(mark(generator))
-    app.get("/returns-one")(mark(lambda: handler()))
-    with contextlib.closing(Bench(app, loop, "fake")) as bench:
-        for path in ("/is-one", "/returns-one"):
-            link = bench.connect()
-            link.send(request(path))
-            bench.wait_for(
-                lambda: link.received.endswith(b"0\r\n\r\n") or link.closed)    # noqa: B023
-            assert b"".join(chunks(head_and_body(link.received)[2])[0]) == expected
-    assert caplog.text == ""
 
 
 def test_early_hints_come_before_the_answer(bench, link):
