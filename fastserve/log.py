@@ -19,9 +19,14 @@ import stat
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastserve.errors import ConfigError
+
+if TYPE_CHECKING:
+    _StreamHandler = logging.StreamHandler[Any]
+else:
+    _StreamHandler = logging.StreamHandler      # CPython 3.10 takes no [Any]
 
 LEVELS = ("critical", "error", "warning", "info", "debug")
 FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
@@ -83,7 +88,7 @@ class JsonFormatter(logging.Formatter):
             return json.dumps({**fields, **shown})
 
 
-class StderrHandler(logging.StreamHandler[Any]):
+class StderrHandler(_StreamHandler):
     """Lines for stderr, less those that nobody takes there: who serves must not wait.
 
     A pipe whose reader stands still, or a terminal that does, gets PATIENCE_MS once; what comes
