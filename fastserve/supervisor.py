@@ -76,6 +76,8 @@ def supervise(
 ) -> int:
     """Serve with as many workers as the Config says until a signal; the exit status.
 
+    Behind a signal to stop, those are ignored from here on.
+
     work:     called in each worker process
     reloads:  whether a new worker brings new code; if not, HUP is refused
     make:     another kind of Supervisor, from what that is made of
@@ -205,7 +207,9 @@ class Supervisor:
         finally:
             signal.set_wakeup_fd(-1)
             for number, handler in before.items():
-                signal.signal(number, handler)
+                # Whoever has stopped us may say so again until the process has gone.
+                told = self.signals and number in STOPPING
+                signal.signal(number, signal.SIG_IGN if told else handler)
             os.close(self.wake)
             os.close(self._waker)
 

@@ -34,6 +34,7 @@ from fastserve.deployment import Deployment
 from fastserve.descriptors import connections_allowed
 from fastserve.entrance import Entrance
 from fastserve.errors import ConfigError, FastserveError, StartupError
+from fastserve.forking import STOPPING
 from fastserve.listeners import Listener
 from fastserve.orders import Orders
 from fastserve.place import Place
@@ -130,11 +131,16 @@ class Link:
 
 def run_from_script(app: App, settings: dict[str, Any]) -> None:
     """What app.run() does: serve, then return; or exit with the status and one line."""
+    before = {number: signal.getsignal(number) for number in STOPPING}
     try:
-        status = run(app, Config.load(settings))
+        config = Config.load(settings)
+        status = run(app, config)
     except ConfigError as error:
         sys.stderr.write(f"fastserve: {error}\n")
         raise SystemExit(FAILED) from None
+    if config.workers is not None:
+        for number, handler in before.items():
+            signal.signal(number, handler)      # the script may go on
     leave_threads_behind(app, status)
     if status != OK:
         raise SystemExit(status)

@@ -175,6 +175,18 @@ def test_a_signal_to_everybody_shuts_down_once(start):
     check(server, 2)
 
 
+def test_a_signal_that_comes_when_all_have_ended_changes_nothing(start, tmp_path):
+    """The process is about to exit with 0, and takes its time; whoever stops it insists."""
+    main = tmp_path / "main.py"
+    main.write_text(APP + "import atexit; atexit.register(time.sleep, 2)\n")
+    server = start("--preload")
+    server.process.terminate()
+    until(lambda: server.log.count("stopped (pid") == 2)
+    time.sleep(0.7)
+    server.process.terminate()
+    assert server.process.wait(15) == 0
+
+
 def test_who_ends_of_the_signal_that_the_parent_has_not_looked_at_has_no_successor(
         tmp_path, monkeypatch):
     """A busy machine: the parent is in the middle of something when the workers are gone."""
