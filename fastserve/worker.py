@@ -442,7 +442,9 @@ class Worker:
         finally:
             for number, handler in before.items():
                 loop.remove_signal_handler(number)
-                signal.signal(number, handler)
+                # Of several, which end now: whoever ends all processes may say so a little late.
+                ends = self.link is not None and number == signal.SIGTERM
+                signal.signal(number, signal.SIG_IGN if ends else handler)
 
     def _hang_up(self) -> None:
         logger.info("HUP: %s", "reading the certificates anew" if self.certificates is not None
