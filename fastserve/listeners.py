@@ -160,6 +160,11 @@ class Group:
             self.listeners.append(Listener(self._grow(), first.label, plain=first.plain))
         return self.listeners[slot]
 
+    def made(self, slot: int) -> list[Listener]:
+        """The listener of a slot, if there is one; none is made."""
+        index = 0 if self.shared else slot
+        return self.listeners[index:index + 1]
+
     def steer(self, slots: Sequence[int]) -> bool:
         """Send new connections to these slots; False where the kernel chooses by itself."""
         return self.shared or steer(self.listeners[0].socket, slots)

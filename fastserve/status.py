@@ -104,8 +104,7 @@ def _slot(supervisor: Supervisor, slot: Slot, now_s: float) -> dict[str, Any]:
         }
         if child.doubtful:
             found["doubtful"] = True
-    queues = [listener.queued() for group in supervisor.groups for listener in
-              group.listeners[0 if group.shared else slot.index:][:1]]
+    queues = [one.queued() for group in supervisor.groups for one in group.made(slot.index)]
     known = [queue for queue in queues if queue is not None]
     found["queued"] = sum(known) if known else None
     for name, other in (

@@ -179,14 +179,14 @@ class Supervisor:
                 self.listen_to(talkers[number])
             elif self.control is not None and number in asking:
                 self.control.ready(number)
-        ended = list(_ended())
+        ended = dict(_ended())
         for child in self.children():
-            if child.pid in dict(ended):
+            if child.pid in ended:
                 self.listen_to(child)   # to its last words
         # Behind that: who ends of a signal that has reached us, too, must have no successor.
         self.obey_signals()
         self.let_leave()
-        for pid, status in ended:
+        for pid, status in ended.items():
             self.reap(pid, status)
         self.watchdog.turn()
 
@@ -432,8 +432,8 @@ class Supervisor:
                 for other in self.serving_slots():
                     if other is not slot and other.serves() and other.child is not None:
                         slot.cover = other.child
-                        theirs = [group.listeners[slot.index] for group in self.groups
-                                  if not group.shared and slot.index < len(group.listeners)]
+                        theirs = [one for group in self.groups if not group.shared
+                                  for one in group.made(slot.index)]
                         if theirs:
                             order = {"order": "adopt", "slot": slot.index,
                                      "plain": [listener.plain for listener in theirs]}

@@ -178,11 +178,17 @@ def test_a_signal_to_everybody_shuts_down_once(start):
 def test_a_signal_that_comes_when_all_have_ended_changes_nothing(start, tmp_path):
     """The process is about to exit with 0, and takes its time; whoever stops it insists."""
     main = tmp_path / "main.py"
-    main.write_text(APP + "import atexit; atexit.register(time.sleep, 2)\n")
+    main.write_text(APP + """
+import atexit
+
+@atexit.register
+def take_time():
+    open("exits", "w").close()
+    time.sleep(2)
+""")
     server = start("--preload")
     server.process.terminate()
-    until(lambda: server.log.count("stopped (pid") == 2)
-    time.sleep(0.7)
+    until((tmp_path / "exits").exists)
     server.process.terminate()
     assert server.process.wait(15) == 0
 

@@ -240,10 +240,9 @@ def test_who_was_recycled_as_a_trial_came_does_not_stand_by(trying):
     assert slot.parked is second
 
 
-@pytest.mark.parametrize("when", ["it starts", "it serves"])
-def test_a_canary_that_has_lost_its_predecessor_fails_as_others_do(trying, when):
-    """The code is refused; what takes the slot has it, which the status tells."""
-    slot, other = trying.slots
+def begin_trial(trying, when):
+    """The first slot has a canary, which starts or serves: (who was there, it, the reload)."""
+    slot, _ = trying.slots
     old = slot.child
     assert trying.reload() == ""
     reloading = trying.renewal.reloading
@@ -251,6 +250,14 @@ def test_a_canary_that_has_lost_its_predecessor_fails_as_others_do(trying, when)
     canary = slot.successor
     if when == "it serves":
         trying.on_ready(canary)
+    return old, canary, reloading
+
+
+@pytest.mark.parametrize("when", ["it starts", "it serves"])
+def test_a_canary_that_has_lost_its_predecessor_fails_as_others_do(trying, when):
+    """The code is refused; what takes the slot has it, which the status tells."""
+    slot, other = trying.slots
+    old, canary, reloading = begin_trial(trying, when)
     trying.on_death(old, signal.SIGKILL)
     if when == "it starts":
         trying.on_ready(canary)
@@ -266,13 +273,7 @@ def test_a_canary_that_has_lost_its_predecessor_fails_as_others_do(trying, when)
 def test_a_canary_that_was_told_to_end_proves_nothing(trying, when):
     """Its predecessor has the slot, and the code is tried nowhere else."""
     slot, _ = trying.slots
-    old = slot.child
-    assert trying.reload() == ""
-    reloading = trying.renewal.reloading
-    trying.keep()
-    canary = slot.successor
-    if when == "it serves":
-        trying.on_ready(canary)
+    old, canary, reloading = begin_trial(trying, when)
     canary.leaves = True
     trying.let_leave()
     if when == "it starts":
